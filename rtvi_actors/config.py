@@ -1,0 +1,260 @@
+"""The configuration: typed, frozen, from one TOML file. The environment is read here and nowhere else.
+
+``Config()`` is the laptop profile; ``clusters/laptop.toml`` writes it out. A file needs only what it changes::
+
+    config = Config.load("clusters/dense.toml")
+
+Each section is a struct; the string below a field says what it means. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from rtvi_actors.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections."""
+
+
+class App(Section, frozen=True):
+    name: Name = "rtvi_actors"
+    """Name of the app: first part of every actor's name, and the Ray namespace."""
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Bot(Section, frozen=True):
+    class_: str = field(name="class", default="rtvi_actors.bot:Bot")
+    """The application's bot, ``module:Class``."""
+    instructions: str = ""
+    """System prompt; "" takes the bot's own."""
+
+
+class Edge(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 7860
+    """0 takes a free one."""
+    lead_ms: Annotated[int, Meta(ge=20, le=400)] = 80
+    """How far ahead of real time bot audio is sent: a client cannot be told to discard what it has."""
+    max_message_bytes: Annotated[int, Meta(ge=4_096, le=16_777_216)] = 1_200_000
+    """Largest WebSocket message. The JavaScript client sends up to 1 MiB of JSON."""
+    max_json_depth: Annotated[int, Meta(ge=4, le=200)] = 32
+    max_messages_per_s: Annotated[int, Meta(ge=100)] = 500
+    """Above it, messages of a session are dropped and counted, and an error says so once a second."""
+    send_buffer_bytes: Annotated[int, Meta(ge=65_536)] = 2_097_152
+    """A client that reads so slowly that more than this waits for it is disconnected."""
+    ping_interval_ms: Positive = 20_000
+
+
+class Speaking(Section, frozen=True):
+    vad_threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    """Speech probability from which a window of 32 ms counts as speech ..."""
+    vad_release: Annotated[float, Meta(gt=0, lt=1)] = 0.35
+    """... and below which it stops to."""
+    start_windows: Positive = 2
+    """Speech windows in a row that open a turn."""
+    silence_windows: Positive = 3
+    """Silent windows in a row after which the final is decoded speculatively (TurnMayEnd)."""
+    pre_roll_ms: NotNegative = 300
+    """Audio from before the first speech that still belongs to the turn."""
+    short_wait_ms: Positive = 200
+    """Endpointing: silence that ends the turn when its transcript reads as finished ..."""
+    long_wait_ms: Positive = 800
+    """... and when it does not, or there is none yet."""
+    pause_after_ms: Positive = 150
+    """Barge-in: speech that pauses the bot."""
+    confirm_after_ms: Positive = 500
+    """Barge-in: speech that cancels the bot's turn even without words."""
+    resume_after_ms: Positive = 2_000
+    """Barge-in: a paused bot goes on when no words came within this."""
+    missing_audio_ms: Positive = 1_500
+    """A microphone that delivers nothing for this long in mid-speech ends the turn."""
+    max_turn_ms: Positive = 120_000
+    """Longest speech of one turn; longer ones are ended here."""
+
+
+class Engine(Section, frozen=True):
+    """What all engines have."""
+
+    replicas: Positive = 1
+    threads: Positive = 1
+    """Threads of the model in one replica."""
+    num_gpus: Annotated[float, Meta(ge=0)] = 0.0
+    """GPU share of one replica; 0 runs it on the CPU."""
+    max_batch: Positive = 4
+    timeout_ms: Positive = 10_000
+    """Longest wait for the first piece of an answer."""
+
+
+class Stt(Engine, frozen=True):
+    backend: str = "faster-whisper"
+    """``faster-whisper`` or ``module:Class``."""
+    model: str = "whisper-tiny.en"
+    """A name of ``rtvi-actors models list``, or a folder."""
+    threads: Positive = 2
+    beam: Positive = 1
+    final_deadline_ms: Positive = 3_000
+    """A final that is not there by then is given as ""; the turn goes on."""
+    short_window: bool = True
+    """Decode utterances up to 9.5 s in a window of 10 s instead of 30 s: three times faster."""
+
+
+class Llm(Engine, frozen=True):
+    backend: str = "ctranslate2"
+    """``ctranslate2``, ``transformers`` or ``module:Class``."""
+    model: str = "smollm2-135m-instruct"
+    max_tokens: Annotated[int, Meta(ge=1, le=4_096)] = 64
+    context_tokens: Annotated[int, Meta(ge=64)] = 768
+    """Longest prompt; older turns are left out beyond it, never the instructions."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    """0 decodes greedily."""
+    speculate: bool = True
+    """Start on the transcript before the turn is committed. Nothing is audible or remembered before the commit."""
+
+
+class Tts(Engine, frozen=True):
+    backend: str = "coqui"
+    """``coqui`` or ``module:Class``."""
+    model: str = "vits-joe"
+    threads: Positive = 1
+    piece_ms: Annotated[int, Meta(ge=40, le=2_000)] = 370
+    """Audio per vocoder step."""
+
+
+class Scheduler(Section, frozen=True):
+    sessions_per_group: Positive = 1
+    """1: every session has its own four actors, used once. More: sessions share them."""
+    warm_groups: Positive = 2
+    """Stage groups kept ready."""
+    max_sessions: Positive = 4
+    edges: Positive = 1
+    attach_deadline_ms: Positive = 5_000
+    starts_at_once: Positive = 2
+    """Actors started at a time on a node."""
+    refill_niceness: Annotated[int, Meta(ge=0, le=19)] = 10
+    """Niceness of stage processes while they start behind live sessions."""
+
+
+class Config(Section, frozen=True):
+    """The whole configuration. Build one with ``Config()``, :meth:`load` or :meth:`from_dict`."""
+
+    app: App = field(default_factory=App)
+    bot: Bot = field(default_factory=Bot)
+    edge: Edge = field(default_factory=Edge)
+    speaking: Speaking = field(default_factory=Speaking)
+    stt: Stt = field(default_factory=Stt)
+    llm: Llm = field(default_factory=Llm)
+    tts: Tts = field(default_factory=Tts)
+    scheduler: Scheduler = field(default_factory=Scheduler)
+    models_dir: str = ""
+    """Where prepared models lie; "" takes RTVI_ACTORS_MODELS, else the user's cache folder."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Config:
+        """Read a TOML file.
+
+        Raises:
+            ConfigError: no such file, not TOML, or an unknown or wrong key; names the file and the key.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        return cls.from_dict(data, source=str(path))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str = "configuration") -> Config:
+        """Check ``data`` (as TOML gives it) and build a Config.
+
+        Raises:
+            ConfigError: an unknown or wrong key: the key, its value and what is allowed.
+        """
+        try:
+            config = msgspec.convert(data, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{source}: {_explain(data, str(error))}") from None
+        _check_together(config, source)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_dict`: what crosses to the actors."""
+        result = msgspec.to_builtins(self)
+        assert isinstance(result, dict)
+        return result
+
+    def replace(self, **sections: dict[str, Any]) -> Config:
+        """A copy with single keys changed: ``config.replace(edge={"port": 0})``."""
+        data = self.to_dict()
+        for section, values in sections.items():
+            data[section] = {**data.get(section, {}), **values}
+        return self.from_dict(data)
+
+    def models_path(self) -> Path:
+        """The folder of prepared models, absolute. It need not exist."""
+        chosen = self.models_dir or os.environ.get("RTVI_ACTORS_MODELS", "")
+        if chosen:
+            return Path(chosen).expanduser().resolve()
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return Path(cache).expanduser().resolve() / "rtvi_actors" / "models"
+
+
+def runtime_folder() -> Path:
+    """A new folder for Unix sockets, mode 0700. Short, since a socket's path may have 107 bytes only."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    usable = bool(base) and len(base) < 40 and os.access(base, os.W_OK)
+    return Path(tempfile.mkdtemp(prefix="rtvi-", dir=base if usable else "/tmp"))
+
+
+def _explain(data: dict[str, Any], message: str) -> str:
+    """Msgspec's message, with the value and, for an unknown key, the keys that there are."""
+    problem, _, where = message.partition(" - at `$")
+    path = [part for part in where.rstrip("`").split(".") if part]
+    value: Any = data
+    section: type[Any] = Config
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+        for info in msgspec.structs.fields(section):
+            if info.encode_name == part and isinstance(info.type, type) and issubclass(info.type, Section):
+                section = info.type
+    if "unknown field" in problem:
+        key = problem.split("`")[1]
+        given = value.get(key) if isinstance(value, dict) else None
+        allowed = ", ".join(info.encode_name for info in msgspec.structs.fields(section))
+        return f"unknown key {'.'.join([*path, key])} = {given!r}; allowed here: {allowed}"
+    return f"{'.'.join(path) or 'the file'} = {value!r}: {problem}"
+
+
+def _check_together(config: Config, source: str) -> None:
+    """Rules between keys; each text repeats both values."""
+    speaking, scheduler = config.speaking, config.scheduler
+    if speaking.short_wait_ms > speaking.long_wait_ms:
+        raise ConfigError(
+            f"{source}: speaking.short_wait_ms = {speaking.short_wait_ms} must not exceed "
+            f"speaking.long_wait_ms = {speaking.long_wait_ms}"
+        )
+    if speaking.vad_release > speaking.vad_threshold:
+        raise ConfigError(
+            f"{source}: speaking.vad_release = {speaking.vad_release} must not exceed "
+            f"speaking.vad_threshold = {speaking.vad_threshold}"
+        )
+    places = scheduler.sessions_per_group * scheduler.warm_groups
+    if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
+        raise ConfigError(
+            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs "
+            f"sessions_per_group x warm_groups = {places} or more"
+        )

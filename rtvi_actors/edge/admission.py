@@ -1,0 +1,33 @@
+"""How the edge gets a place for a session, without knowing who gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A place for one session. ``route``: role -> names of the actors that play it, best first, as in the Attach frame."""
+
+    session: str
+    epoch: int
+    route: dict[str, list[str]]
+    bot: str
+
+
+class Admission(Protocol):
+    """The scheduler, seen from an edge."""
+
+    async def admit(self) -> Lease:
+        """Take a place. Nothing is made for it.
+
+        Raises:
+            CapacityError: none is free; says when to ask again.
+        """
+
+    async def release(self, session: str, *, clean: bool) -> None:
+        """Give the place back. ``clean``: all stages said that they hold nothing of the session any more.
+
+        Must succeed however the session ended; repeating it is harmless.
+        """

@@ -1,0 +1,1 @@
+"""What travels between actors: the frames, their codec, and PCM helpers. Pure."""

@@ -1,0 +1,1 @@
+"""The answer: context, clauses, hooks of the bot, the engine protocol, and its backends."""

@@ -1,0 +1,1 @@
+"""Which weights there are, from which package, and their preparation."""

@@ -1,0 +1,1 @@
+"""What clients see: RTVI messages, the handshake, and the translation of events into messages. Pure."""

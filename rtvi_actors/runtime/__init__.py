@@ -1,0 +1,1 @@
+"""How actors work: links, mailboxes, the actor around stages, and supervision."""

@@ -1,0 +1,1 @@
+"""Who speaks: voice activity, turns, endpointing, barge-in. The authority on turns."""
