@@ -144,8 +144,8 @@ class Scheduler(Section, frozen=True):
     attach_deadline_ms: Positive = 5_000
     starts_at_once: Positive = 2
     """Actors started at a time on a node."""
-    refill_niceness: Annotated[int, Meta(ge=0, le=19)] = 10
-    """Niceness of stage processes while they start behind live sessions."""
+    refill_wait_ms: NotNegative = 10_000
+    """The warm pool is refilled between turns; this is the longest it waits for quiet."""
 
 
 class Config(Section, frozen=True):

@@ -1,0 +1,83 @@
+"""``rtvi-actors``: the command line. Each command's work is in a module of its own, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rtvi_actors.config import Config
+from rtvi_actors.errors import ConfigError, RtviActorsError
+
+app = typer.Typer(
+    name="rtvi-actors",
+    help="Launch, watch and talk to real-time voice bots on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+)
+app.add_typer(importlib.import_module("rtvi_actors.cli.models").app, name="models", help="Prepare and list models.")
+
+ConfigArgument = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; without it the laptop profile.")]
+AppOption = Annotated[str | None, typer.Option("--app", help="Name of the app and of its Ray namespace. [default: rtvi_actors]")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="RAY_ADDRESS", help="A running Ray cluster; without it an own local Ray.")
+]
+
+
+@app.command()
+def serve(
+    config: ConfigArgument = None,
+    bot: Annotated[str | None, typer.Option("--bot", metavar="module:Class", help="The bot to run.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 7860]")] = None,
+    address: AddressOption = None,
+    app_name: AppOption = None,
+) -> None:
+    """Start engines, an edge and a warm pool; print "ready http://HOST:PORT"; run until Ctrl-C or SIGTERM."""
+    from rtvi_actors.cli import serve as command  # noqa: PLC0415
+
+    loaded = Config.load(config) if config is not None else Config()
+    edge = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    sections: dict[str, dict[str, object]] = {"edge": edge}
+    if bot is not None:
+        sections["bot"] = {"class": bot}
+    if app_name is not None:
+        sections["app"] = {"name": app_name}
+    command.run(loaded.replace(**sections), address=address)
+
+
+@app.command()
+def stop(app_name: AppOption = None, address: AddressOption = None) -> None:
+    """End a running app: its sessions, actors and, if it started one, its local Ray."""
+    from rtvi_actors.cli import status as command  # noqa: PLC0415
+
+    command.stop(app_name or "rtvi_actors", address)
+
+
+@app.command()
+def status(
+    app_name: AppOption = None,
+    address: AddressOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a running app: sessions with their actors, engines, edges and capacity."""
+    from rtvi_actors.cli import status as command  # noqa: PLC0415
+
+    command.status(app_name or "rtvi_actors", address, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line. A wrong configuration, a missing model, a port in use: one line, exit code 2."""
+    try:
+        app()
+    except RtviActorsError as error:
+        typer.echo(f"rtvi-actors: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, ConfigError) or error.scope == "cluster" else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""``rtvi-actors serve``: from a configuration to a running app, and to its clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from rtvi_actors.bot import load_bot
+from rtvi_actors.cli import running
+from rtvi_actors.config import Config, runtime_folder
+from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError
+from rtvi_actors.models.prepare import missing
+from rtvi_actors.scheduler.actor import Scheduler
+from rtvi_actors.scheduler.warm_pool import NUM_CPUS
+
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's smallest: nothing of ours passes through it."""
+STOP_DEADLINE_S = 20.0
+
+
+def run(config: Config, *, address: str | None = None) -> None:
+    """Start the app, print ``ready http://HOST:PORT`` on stdout, run until SIGINT or SIGTERM, end clean.
+
+    Raises:
+        ConfigError, ModelMissingError: told in one line before anything is started.
+        RtviActorsError: what kept an actor from starting.
+    """
+    with serving(config, address=address) as app:
+        print(f"ready {app.url}", flush=True)
+        app.wait()
+
+
+class App:
+    """A running app, seen from the process that started it."""
+
+    def __init__(self, url: str, scheduler: Any, stop_requested: threading.Event) -> None:
+        self.url = url
+        self.scheduler = scheduler
+        self._stop_requested = stop_requested
+        self._ended = scheduler.run_until_stopped.remote()
+
+    def wait(self) -> None:
+        """Block until a signal asks to stop, or somebody else stopped the app.
+
+        Raises:
+            RtviActorsError: the scheduler died.
+        """
+        while not self._stop_requested.wait(0.5):
+            done, _ = ray.wait([self._ended], timeout=0)
+            if done:
+                try:
+                    ray.get(done)
+                except ray.exceptions.RayActorError as error:
+                    raise RtviActorsError(f"the scheduler died: {error}") from error
+                return
+
+
+@contextlib.contextmanager
+def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
+    """The app while the block runs. A signal during the start ends the start."""
+    check(config)
+    console = Console(stderr=True)
+    folder = runtime_folder()
+    stop_requested = threading.Event()
+    try:
+        with _signals(stop_requested), console.status("starting Ray") as progress:
+            started = time.monotonic()
+            _start_ray(config, address)
+            scheduler = _create_scheduler(config, folder, detached=address is not None)
+            progress.update("starting engines, edge and stage actors")
+            try:
+                facts = _get(scheduler.start.remote(), stop_requested)
+                running.remember(config.app.name, ray.get_runtime_context().gcs_address, facts["url"])
+                progress.stop()
+                console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
+                yield App(facts["url"], scheduler, stop_requested)
+            finally:
+                with console.status("stopping"):
+                    _stop(scheduler)
+    finally:
+        running.forget(config.app.name)
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check(config: Config) -> None:
+    """Find what would fail later, while nothing is started yet.
+
+    Raises:
+        ConfigError: the bot cannot be loaded, the port is in use, or an app of this name runs already.
+        ModelMissingError: models are not prepared.
+    """
+    load_bot(config.bot.class_)
+    absent = missing(config)
+    if absent:
+        raise ModelMissingError(f"models not prepared: {', '.join(absent)}; run `rtvi-actors models prepare`")
+    if (other := running.find(config.app.name)) is not None:
+        raise ConfigError(f"app {config.app.name!r} runs already at {other.url}; stop it, or choose another name with --app")
+    for number in range(config.scheduler.edges if config.edge.port else 0):
+        _check_port(config.edge.host, config.edge.port + number)
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port or --host"
+        ) from None
+
+
+def _start_ray(config: Config, address: str | None) -> None:
+    """An own local Ray, or a cluster's. Workers find user code in the current folder."""
+    # Ray runs its workers at niceness 15, where anything else on the machine would take the cores from live audio.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if part)
+    common: dict[str, Any] = {
+        "namespace": config.app.name,
+        "logging_level": "warning",
+        "log_to_driver": True,
+        "configure_logging": True,
+    }
+    try:
+        if address is not None:
+            ray.init(address=address, **common)
+            return
+        ray.init(
+            address="local",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            num_gpus=None,
+            **common,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"cannot reach Ray at {address or 'local'}: {error}") from error
+
+
+def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:
+    options: dict[str, Any] = {
+        "name": f"{config.app.name}/scheduler",
+        "namespace": config.app.name,
+        "num_cpus": NUM_CPUS,
+        "max_concurrency": 1_000,
+    }
+    if detached:
+        options["lifetime"] = "detached"
+    try:
+        return ray.remote(Scheduler).options(**options).remote(config.to_dict(), str(folder), config.app.name)
+    except ValueError as error:
+        raise ConfigError(f"app {config.app.name!r} runs already in this cluster: {error}") from error
+
+
+def _get(reference: Any, stop_requested: threading.Event) -> Any:
+    """``ray.get`` that a signal interrupts.
+
+    Raises:
+        RtviActorsError: the one that the actor raised.
+        KeyboardInterrupt: a signal came first.
+    """
+    while True:
+        done, _ = ray.wait([reference], timeout=0.2)
+        if done:
+            try:
+                return ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, RtviActorsError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayActorError as error:
+                raise RtviActorsError(f"the scheduler died while it started: {error}") from error
+        if stop_requested.is_set():
+            raise KeyboardInterrupt
+
+
+def _stop(scheduler: Any) -> None:
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(scheduler)
+
+
+@contextlib.contextmanager
+def _signals(stop_requested: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM ask to stop; a second one gives up waiting."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop_requested.is_set():
+            sys.exit(128 + number)
+        stop_requested.set()
+
+    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""``rtvi-actors status`` and ``rtvi-actors stop``: look at a running app, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from rtvi_actors.cli import running
+from rtvi_actors.errors import ConfigError
+
+CALL_DEADLINE_S = 10.0
+STOP_DEADLINE_S = 30.0
+
+
+def status(app: str, address: str | None, *, as_json: bool) -> None:
+    """Print what the scheduler knows.
+
+    Raises:
+        ConfigError: no such app.
+    """
+    with _scheduler(app, address) as scheduler:
+        facts = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+
+
+def stop(app: str, address: str | None) -> None:
+    """End the app and wait until it has ended.
+
+    Raises:
+        ConfigError: no such app.
+    """
+    if address is None:
+        found = running.expect(app)
+        # ``serve`` owns the local Ray: asked politely, it ends both.
+        process = psutil.Process(found.pid)
+        os.kill(found.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_DEADLINE_S)
+        except psutil.TimeoutExpired:
+            raise ConfigError(f"app {app!r} (pid {found.pid}) has not ended within {STOP_DEADLINE_S:.0f} s") from None
+    else:
+        with _scheduler(app, address) as scheduler:
+            ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
+            ray.kill(scheduler)
+    print(f"stopped {app}")
+
+
+@contextlib.contextmanager
+def _scheduler(app: str, address: str | None) -> Iterator[Any]:
+    where = address or running.expect(app).address
+    try:
+        ray.init(address=where, namespace=app, logging_level="error", log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(f"cannot reach Ray at {where}: {error}") from error
+    try:
+        yield ray.get_actor(f"{app}/scheduler", namespace=app)
+    except ValueError:
+        raise ConfigError(f"no app {app!r} runs in the Ray cluster at {where}") from None
+    finally:
+        ray.shutdown()
+
+
+def _print(facts: dict[str, Any]) -> None:
+    console = Console()
+    capacity = facts["capacity"]
+    console.print(f"{facts['app']}  {facts['url']}")
+    console.print(
+        f"sessions {capacity['sessions']} of {capacity['max_sessions']}, free now {capacity['free']}, "
+        f"granted {capacity['granted']}, refused {capacity['refused']}"
+    )
+    sessions = Table("session", "age", "group", "role", "actor id", "pid", title="sessions", title_justify="left")
+    for session in facts["sessions"]:
+        for number, (role, actor) in enumerate(session["actors"].items()):
+            first = (session["session"], f"{session['age_s']} s", session["group"]) if number == 0 else ("", "", "")
+            sessions.add_row(*first, role, actor.get("actor_id", ""), str(actor["pid"]))
+    if facts["sessions"]:
+        console.print(sessions)
+    actors = Table("actor", "kind", "pid", "actor id", title="engines and edges", title_justify="left")
+    for actor in [*facts["engines"], *facts["edges"]]:
+        actors.add_row(actor["name"], actor["kind"], str(actor["pid"]), actor.get("actor_id", ""))
+    console.print(actors)
+    groups = ", ".join(f"{group['name']} {group['state']} ({group['sessions']})" for group in facts["groups"])
+    console.print(f"groups: {groups or 'none'}")

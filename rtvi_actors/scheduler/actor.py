@@ -1,0 +1,365 @@
+"""The scheduler: a named Ray actor that starts engines, edges and stage groups, gives out places, and replaces what dies.
+
+It runs on one event loop; ``admission`` holds the table and decides, ``warm_pool`` makes and ends processes. The path of a client that
+connects is one call, :meth:`Scheduler.admit`, which only looks at the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rtvi_actors.config import Config
+from rtvi_actors.errors import CapacityError, RtviActorsError
+from rtvi_actors.runtime.supervise import end_processes
+from rtvi_actors.scheduler.admission import Admissions
+from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup, Starter, as_coroutine, kill
+
+log = logging.getLogger(__name__)
+
+HEALTH_PERIOD_S = 2.0
+HEALTH_DEADLINE_S = 5.0
+"""An actor that does not answer for this long is killed and replaced. Links find a frozen one sooner, while it has a session."""
+RESTART_PAUSE_S = 1.0
+QUIET_POLL_S = 0.1
+
+ENGINE_CLASSES = {"stt": "SttEngine", "llm": "LlmEngine", "tts": "TtsEngine"}
+
+
+class Scheduler:
+    """See the module. All methods are coroutines on the actor's one event loop, so the table needs no lock."""
+
+    def __init__(self, config: dict[str, Any], folder: str, namespace: str) -> None:
+        self._config = Config.from_dict(config)
+        logging.basicConfig(level=self._config.app.log_level.upper(), format="%(levelname)s scheduler %(message)s")
+        self._namespace = namespace
+        self._table = Admissions(self._config.scheduler)
+        self._node = ray.get_runtime_context().get_node_id()[:8]
+        self._starter = Starter(self._config, namespace, Path(folder), self._node)
+        self._engines: dict[str, Member] = {}
+        self._edges: dict[str, Member] = {}
+        self._groups: dict[str, StageGroup] = {}
+        self._group_numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._refill = asyncio.Event()
+        self._first_ready = asyncio.Event()
+        self._fault: RtviActorsError | None = None
+
+    # --------------------------------------------------------------------------------------------------- start, stop
+
+    async def start(self) -> dict[str, Any]:
+        """Start engines, edges and the first stage group; return when the first session can be admitted.
+
+        Returns:
+            ``{"url": the first edge's address, "edges": [...]}``.
+
+        Raises:
+            RtviActorsError: whatever keeps it from starting, as the actor concerned raised it. Nothing is left then.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # The edge first: a port in use should be told before a model is loaded.
+                tasks.create_task(self._start_edges(), name="start edges")
+                for kind in ENGINE_CLASSES:
+                    tasks.create_task(self._start_engine(kind), name=f"start engine {kind}")
+            self._spawn(self._keep_pool(), "keep pool")
+            await self._first_ready.wait()
+            if self._fault is not None:
+                raise self._fault
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        self._spawn(self._check_health(), "check health")
+        return {"url": self._url(), "edges": [edge.facts for edge in self._edges.values()]}
+
+    async def stop(self) -> None:
+        """End all sessions and processes. Returns when none is left; 10 s at most, then they are killed."""
+        self._stopping.set()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        members = [*self._edges.values(), *self._engines.values()]
+        for edge in self._edges.values():
+            if edge.handle is not None:
+                await asyncio.wait([asyncio.ensure_future(as_coroutine(edge.handle.stop.remote(2.0)))], timeout=4.0)
+        await asyncio.gather(*(group.end(force=True) for group in self._groups.values()), return_exceptions=True)
+        pids = {member.pid: member.started_at for member in members if member.pid}
+        await asyncio.to_thread(end_processes, pids, 0.0)
+        for member in members:
+            kill(member)
+        self._edges.clear()
+        self._engines.clear()
+        self._groups.clear()
+        self._stopped.set()
+
+    async def run_until_stopped(self) -> None:
+        """Returns when :meth:`stop` has ended everything. The reference fails at once if this process dies."""
+        await self._stopped.wait()
+
+    # ------------------------------------------------------------------------------------------------- what edges ask
+
+    async def admit(self, edge: str) -> dict[str, Any]:
+        """A place for one session of ``edge``: the lease's fields, or ``{"refused": detail, "retry_after_ms": n}``."""
+        if self._stopping.is_set():
+            return {"refused": "the app is stopping", "retry_after_ms": 5_000}
+        session = secrets.token_hex(8)
+        try:
+            place = self._table.admit(session, edge, _now_ms())
+        except CapacityError as error:
+            return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
+        self._refill.set()
+        route = self._groups[place.group].route({f"engine/{kind}": engine for kind, engine in self._engines.items()})
+        return {"session": session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
+
+    async def release(self, session: str, clean: bool) -> None:
+        """Give a place back. A group that may not be used again is ended."""
+        self._retire(self._table.release(session, clean=clean), force=not clean)
+
+    async def report_lost(self, actor: str, reason: str) -> None:
+        """An edge lost its link to a stage actor that was not meant to end: dead or frozen, its group is replaced."""
+        for name, group in self._groups.items():
+            if any(member.name == actor for member in group.members.values()):
+                log.warning("lost %s: %s", actor, reason)
+                self._retire(self._table.group_broken(name), force=True)
+
+    async def ready(self, edge: str) -> bool:
+        """Whether a session could be admitted through ``edge`` this moment."""
+        return not self._stopping.is_set() and self._table.free_places(edge) > 0
+
+    async def status(self) -> dict[str, Any]:
+        """Everything a person wants to know: sessions with their actors, engines, edges, groups, capacity."""
+        return {
+            "app": self._config.app.name,
+            "url": self._url(),
+            "node": self._node,
+            "capacity": {
+                "sessions": len(self._table.places()),
+                "max_sessions": self._config.scheduler.max_sessions,
+                "free": self._table.free_places(),
+                "granted": self._table.granted,
+                "refused": self._table.refused,
+            },
+            "sessions": [self._session_status(place) for place in self._table.places()],
+            "groups": [
+                {"name": group.name, "state": group.state, "sessions": len(group.sessions)} for group in self._table.groups()
+            ],
+            "engines": [_facts(kind, member) for kind, member in sorted(self._engines.items())],
+            "edges": [_facts("edge", member) for member in self._edges.values()],
+        }
+
+    def _session_status(self, place: Any) -> dict[str, Any]:
+        group = self._groups.get(place.group)
+        actors = {} if group is None else {role: _facts(role, member) for role, member in group.members.items()}
+        return {
+            "session": place.session,
+            "edge": place.edge,
+            "group": place.group,
+            "age_s": round((_now_ms() - place.since_ms) / 1_000, 1),
+            "actors": actors,
+        }
+
+    def _url(self) -> str:
+        return next((str(edge.facts.get("url", "")) for edge in self._edges.values()), "")
+
+    # ------------------------------------------------------------------------------------------------ engines, edges
+
+    async def _start_engine(self, kind: str) -> None:
+        from rtvi_actors.engines import actor as engine_actor  # noqa: PLC0415 - model processes only
+
+        settings = getattr(self._config, kind)
+        member = self._engines.get(kind) or self._starter.member(
+            f"{self._config.app.name}/engine/{kind}/0", getattr(engine_actor, ENGINE_CLASSES[kind])
+        )
+        arguments = (kind, member.name, member.path, self._node, settings.backend, self._config.to_dict())
+        await self._starter.start(member, *arguments, num_gpus=settings.num_gpus)
+        self._engines[kind] = member
+        self._spawn(self._watch_engine(kind, member), f"watch {member.name}")
+
+    async def _watch_engine(self, kind: str, member: Member) -> None:
+        """Start the engine again, under the same name and path, when its process dies: stages dial it again by themselves."""
+        await _until_gone(member)
+        if self._stopping.is_set():
+            return
+        log.error("engine %s died; starting it again", member.name)
+        kill(member)
+        await self._again(lambda: self._start_engine(kind), member.name)
+
+    async def _start_edges(self) -> None:
+        for number in range(self._config.scheduler.edges):
+            await self._start_edge(number)
+
+    async def _start_edge(self, number: int) -> None:
+        from rtvi_actors.edge.actor import EdgeActor  # noqa: PLC0415 - brings the web server along
+
+        name = f"{self._config.app.name}/edge/{number}"
+        member = self._edges.get(name) or self._starter.member(name, EdgeActor)
+        scheduler = f"{self._config.app.name}/scheduler"
+        config = self._edge_config(number, member)
+        await self._starter.start(member, name, member.path, self._node, config, scheduler, self._namespace)
+        self._edges[name] = member
+        for group in self._table.ready_groups():
+            await asyncio.wait_for(member.handle.connect.remote(self._groups[group].addresses()), CONNECT_DEADLINE_S)
+            self._table.group_linked(group, name)
+        self._spawn(self._watch_edge(number, member), f"watch {name}")
+
+    def _edge_config(self, number: int, member: Member) -> dict[str, Any]:
+        """Edge n listens on port + n; one that comes back takes the port that its clients know."""
+        port = int(member.facts.get("port", 0)) or (self._config.edge.port and self._config.edge.port + number)
+        return self._config.replace(edge={"port": port}).to_dict()
+
+    async def _watch_edge(self, number: int, member: Member) -> None:
+        await _until_gone(member)
+        if self._stopping.is_set():
+            return
+        log.error("%s died; its sessions are over; starting it again", member.name)
+        self._table.edge_gone(member.name)
+        for session in self._table.sessions_of_edge(member.name):
+            self._retire(self._table.release(session, clean=False), force=True)
+        kill(member)
+        await self._again(lambda: self._start_edge(number), member.name)
+
+    async def _again(self, start: Any, name: str) -> None:
+        """Call ``start`` until it succeeds, with a pause that doubles up to 30 s."""
+        pause_s = RESTART_PAUSE_S
+        while not self._stopping.is_set():
+            try:
+                await start()
+                return
+            except (RtviActorsError, ray.exceptions.RayError) as error:
+                log.error("%s does not start: %s; trying again in %.0f s", name, error, pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(30.0, pause_s * 2)
+
+    # ---------------------------------------------------------------------------------------------------------- groups
+
+    async def _keep_pool(self) -> None:
+        """Keep as many groups as the table wants, one after the other, and never while a turn is being answered."""
+        pause_s = RESTART_PAUSE_S
+        while True:
+            self._refill.clear()
+            if not self._table.wanted():
+                await self._refill.wait()
+                continue
+            await self._wait_for_quiet()
+            name = str(next(self._group_numbers))
+            group = self._groups[name] = StageGroup(name, self._starter)
+            self._table.group_starting(name)
+            try:
+                await self._start_group(group)
+                pause_s = RESTART_PAUSE_S
+            except (RtviActorsError, ray.exceptions.RayError, TimeoutError) as error:
+                await group.end(force=True)
+                self._table.group_gone(name)
+                self._groups.pop(name, None)
+                log.error("stage group %s does not start: %s", name, error)
+                if not self._first_ready.is_set():
+                    self._fault = error if isinstance(error, RtviActorsError) else RtviActorsError(str(error))
+                    self._first_ready.set()
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(30.0, pause_s * 2)
+
+    async def _start_group(self, group: StageGroup) -> None:
+        await group.start({f"engine/{kind}": engine for kind, engine in self._engines.items()})
+        for edge in self._edges.values():
+            await asyncio.wait_for(edge.handle.connect.remote(group.addresses()), CONNECT_DEADLINE_S)
+        for member in group.members.values():
+            self._spawn(self._watch_stage(group.name, member), f"watch {member.name}")
+        self._table.group_ready(group.name, set(self._edges))
+        self._first_ready.set()
+
+    async def _wait_for_quiet(self) -> None:
+        """Processes start between turns: four of them take the cores from a live answer for seconds. Bounded."""
+        deadline = time.monotonic() + self._config.scheduler.refill_wait_ms / 1_000
+        while self._table.places() and time.monotonic() < deadline:
+            busy = 0
+            for edge in self._edges.values():
+                if edge.handle is not None:
+                    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                        busy += int(await asyncio.wait_for(edge.handle.busy_turns.remote(), HEALTH_DEADLINE_S))
+            if not busy:
+                return
+            await asyncio.sleep(QUIET_POLL_S)
+
+    async def _watch_stage(self, group: str, member: Member) -> None:
+        await _until_gone(member)
+        if not self._stopping.is_set() and (broken := self._table.group_broken(group)):
+            log.error("%s died; its group is replaced", member.name)
+            self._retire(broken, force=True)
+
+    def _retire(self, name: str | None, *, force: bool) -> None:
+        if name is not None:
+            self._spawn(self._end_group(name, force=force), f"end group {name}")
+
+    async def _end_group(self, name: str, *, force: bool) -> None:
+        group = self._groups[name]
+        names = list(group.addresses())
+        for edge in self._edges.values():
+            if edge.handle is not None:
+                with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                    await asyncio.wait_for(edge.handle.disconnect.remote(names), HEALTH_DEADLINE_S)
+        await group.end(force=force)
+        self._groups.pop(name, None)
+        self._table.group_gone(name)
+        self._refill.set()
+
+    async def _check_health(self) -> None:
+        """Find what hangs without a session: Ray itself does not notice a stopped process."""
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            members = [*self._engines.values(), *self._edges.values()]
+            members += [member for group in self._groups.values() for member in group.members.values()]
+            checks = [self._answers(member) for member in members if member.running is not None]
+            for member, healthy in await asyncio.gather(*checks):
+                if not healthy and member.pid:
+                    log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
+                    await asyncio.to_thread(end_processes, {member.pid: member.started_at}, 0.0)
+
+    async def _answers(self, member: Member) -> tuple[Member, bool]:
+        try:
+            await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
+        except TimeoutError:
+            return member, False
+        except (ray.exceptions.RayError, AttributeError):
+            return member, True  # its watcher deals with a dead one
+        return member, True
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+
+async def _until_gone(member: Member) -> None:
+    """Return when the actor's process has ended, however."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        await member.running
+
+
+def _facts(kind: str, member: Member) -> dict[str, Any]:
+    facts = {"kind": kind, "name": member.name, "pid": member.pid, **member.facts}
+    if member.handle is not None:
+        facts["actor_id"] = member.handle._actor_id.hex()
+    return facts
+
+
+def _now_ms() -> int:
+    return int(time.monotonic() * 1_000)

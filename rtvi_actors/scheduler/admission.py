@@ -1,0 +1,209 @@
+"""Who gets a place: the table of stage groups and sessions, and the rules over it. Pure: no Ray, no clock of its own.
+
+A *group* is four stage actors (speaking, STT, LLM, TTS). Its life here::
+
+    (start wanted) -> starting -> ready -> retiring -> gone
+                                    |  admits while it has free places
+
+With ``sessions_per_group = 1`` a group serves one session and is retired with it, whatever it did: the next session finds a clean
+process. Shared groups take a place back when the session's stages all said that they hold nothing any more; otherwise the group
+is closed to new sessions and retired when its last session ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rtvi_actors.config import Scheduler as Settings
+from rtvi_actors.errors import CapacityError
+
+GroupState = Literal["starting", "ready", "retiring"]
+
+RETRY_STARTING_MS = 2_000
+"""What a refused client is told while a group is being started: about as long as one takes."""
+RETRY_FULL_MS = 5_000
+"""... and while all places are taken."""
+
+
+@dataclass(slots=True)
+class Group:
+    """One group. ``closed``: it admits nobody any more. ``edges``: those whose links to it stand."""
+
+    name: str
+    state: GroupState = "starting"
+    closed: bool = False
+    sessions: set[str] = field(default_factory=set)
+    edges: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a session holds."""
+
+    session: str
+    edge: str
+    group: str
+    since_ms: int
+
+
+class Admissions:
+    """The one authority over places: K places give exactly K grants, however many ask at once.
+
+    Callers run on one event loop, so each method is atomic.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._groups: dict[str, Group] = {}
+        self._places: dict[str, Place] = {}
+        self.refused = 0
+        self.granted = 0
+
+    # ------------------------------------------------------------------------------------------------------- sessions
+
+    def admit(self, session: str, edge: str, now_ms: int) -> Place:
+        """Take a place for ``session`` on a group that ``edge`` has links to.
+
+        Shared groups are filled one after the other's load: the emptiest first.
+
+        Raises:
+            CapacityError: no place; nothing was changed.
+        """
+        settings = self._settings
+        if session in self._places:
+            raise CapacityError(f"session {session} already has a place")
+        if len(self._places) >= settings.max_sessions:
+            self.refused += 1
+            raise CapacityError(f"all {settings.max_sessions} sessions are in use", RETRY_FULL_MS)
+        fitting = [
+            group
+            for group in self._groups.values()
+            if group.state == "ready"
+            and not group.closed
+            and edge in group.edges
+            and len(group.sessions) < settings.sessions_per_group
+        ]
+        if not fitting:
+            self.refused += 1
+            starting = any(group.state == "starting" for group in self._groups.values())
+            detail = "a stage group is being started" if starting else "no stage group is free"
+            raise CapacityError(detail, RETRY_STARTING_MS)
+        group = min(fitting, key=lambda candidate: len(candidate.sessions))
+        place = Place(session, edge, group.name, now_ms)
+        group.sessions.add(session)
+        if settings.sessions_per_group == 1:
+            group.closed = True
+        self._places[session] = place
+        self.granted += 1
+        return place
+
+    def release(self, session: str, *, clean: bool) -> str | None:
+        """Give a place back. Repeating it is harmless.
+
+        Returns:
+            the group that has to be retired now, or None.
+        """
+        place = self._places.pop(session, None)
+        if place is None:
+            return None
+        group = self._groups.get(place.group)
+        if group is None:
+            return None
+        group.sessions.discard(session)
+        if not clean:
+            group.closed = True
+        return self._retire_if_done(group)
+
+    def sessions_of_edge(self, edge: str) -> list[str]:
+        """The sessions that ``edge`` holds."""
+        return [place.session for place in self._places.values() if place.edge == edge]
+
+    def places(self) -> list[Place]:
+        """All sessions, oldest first."""
+        return sorted(self._places.values(), key=lambda place: place.since_ms)
+
+    # --------------------------------------------------------------------------------------------------------- groups
+
+    def wanted(self) -> int:
+        """How many groups should be started now.
+
+        Own groups: ``warm_groups`` unused ones, but never more than there may be sessions. Shared: ``warm_groups`` in all.
+        """
+        settings = self._settings
+        living = [
+            group for group in self._groups.values() if group.state != "retiring" and not (group.closed and not group.sessions)
+        ]
+        if settings.sessions_per_group > 1:
+            return max(0, settings.warm_groups - sum(1 for group in living if not group.closed))
+        unused = sum(1 for group in living if not group.closed)
+        used = sum(1 for group in living if group.closed)
+        return max(0, min(settings.warm_groups, settings.max_sessions - used) - unused)
+
+    def group_starting(self, name: str) -> None:
+        """A group is being started; it counts for :meth:`wanted`."""
+        self._groups[name] = Group(name)
+
+    def group_ready(self, name: str, edges: set[str]) -> None:
+        """All four actors are up and linked with ``edges``."""
+        group = self._groups.get(name)
+        if group is not None and group.state == "starting":
+            group.state = "ready"
+            group.edges = set(edges)
+
+    def group_linked(self, name: str, edge: str) -> None:
+        """``edge``, started later, has links to the group too."""
+        if name in self._groups:
+            self._groups[name].edges.add(edge)
+
+    def edge_gone(self, edge: str) -> None:
+        """``edge`` is dead: nobody is admitted through it any more. Its sessions are released one by one by the caller."""
+        for group in self._groups.values():
+            group.edges.discard(edge)
+
+    def group_broken(self, name: str) -> str | None:
+        """A process of the group is gone or hangs: admit nobody more, retire it now, however many sessions it has.
+
+        Returns:
+            the name, if it has to be retired by the caller; None when it is unknown or already being retired.
+        """
+        group = self._groups.get(name)
+        if group is None or group.state == "retiring":
+            return None
+        group.closed = True
+        group.state = "retiring"
+        return name
+
+    def group_gone(self, name: str) -> list[str]:
+        """The group's processes have ended. Returns the sessions that were still on it; their places are given back."""
+        group = self._groups.pop(name, None)
+        if group is None:
+            return []
+        lost = sorted(group.sessions)
+        for session in lost:
+            self._places.pop(session, None)
+        return lost
+
+    def ready_groups(self) -> list[str]:
+        """Names of the groups that are up."""
+        return [group.name for group in self._groups.values() if group.state == "ready"]
+
+    def free_places(self, edge: str | None = None) -> int:
+        """How many sessions could be admitted this moment (through ``edge``)."""
+        settings = self._settings
+        in_groups = sum(
+            settings.sessions_per_group - len(group.sessions)
+            for group in self._groups.values()
+            if group.state == "ready" and not group.closed and (edge is None or edge in group.edges)
+        )
+        return max(0, min(in_groups, settings.max_sessions - len(self._places)))
+
+    def groups(self) -> list[Group]:
+        """All groups, for status."""
+        return list(self._groups.values())
+
+    def _retire_if_done(self, group: Group) -> str | None:
+        if group.closed and not group.sessions and group.state == "ready":
+            group.state = "retiring"
+            return group.name
+        return None
