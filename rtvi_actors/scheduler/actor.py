@@ -177,7 +177,7 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------------ engines, edges
 
     async def _start_engine(self, kind: str) -> None:
-        from rtvi_actors.engines import actor as engine_actor  # noqa: PLC0415 - model processes only
+        from rtvi_actors.engines import actor as engine_actor
 
         settings = getattr(self._config, kind)
         member = self._engines.get(kind) or self._starter.member(
@@ -202,7 +202,7 @@ class Scheduler:
             await self._start_edge(number)
 
     async def _start_edge(self, number: int) -> None:
-        from rtvi_actors.edge.actor import EdgeActor  # noqa: PLC0415 - brings the web server along
+        from rtvi_actors.edge.actor import EdgeActor
 
         name = f"{self._config.app.name}/edge/{number}"
         member = self._edges.get(name) or self._starter.member(name, EdgeActor)

@@ -1,6 +1,6 @@
 """Starts and ends actors: one :class:`Member` each, four of them a :class:`StageGroup`.
 
-Nothing here decides how many: ``admission`` does. No actor is ever made in the path of a client that connects, since making one costs
+Nothing here decides how many: ``admission`` does. No actor is ever made in the path of a client that connects: making one costs
 0.45-0.9 CPU-seconds; at most ``starts_at_once`` are made at a time on this node.
 """
 
@@ -120,7 +120,7 @@ class StageGroup:
 
     def __init__(self, name: str, starter: Starter) -> None:
         # Imported here: the classes live beside Ray, and only the scheduler's process needs them.
-        from rtvi_actors.runtime import stage_actor  # noqa: PLC0415
+        from rtvi_actors.runtime import stage_actor
 
         self.name = name
         self._starter = starter

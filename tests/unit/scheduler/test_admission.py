@@ -1,0 +1,160 @@
+"""The table of places: K places give exactly K grants, whatever happens to groups meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from rtvi_actors.config import Scheduler
+from rtvi_actors.errors import CapacityError
+from rtvi_actors.scheduler.admission import RETRY_FULL_MS, RETRY_STARTING_MS, Admissions
+
+pytestmark = pytest.mark.unit
+
+EDGE = "app/edge/0"
+
+
+def table(*groups: str, **settings: int) -> Admissions:
+    result = Admissions(Scheduler(**settings))
+    for name in groups:
+        result.group_starting(name)
+        result.group_ready(name, {EDGE})
+    return result
+
+
+def test_own_groups_are_used_once() -> None:
+    admissions = table("0", "1", warm_groups=2, max_sessions=4)
+    place = admissions.admit("a", EDGE, 0)
+    assert admissions.release("a", clean=True) == place.group
+    assert admissions.admit("b", EDGE, 1).group != place.group
+    assert admissions.group_gone(place.group) == []
+
+
+def test_a_refusal_changes_nothing_and_says_when_to_ask_again() -> None:
+    admissions = table("0", warm_groups=1, max_sessions=2)
+    admissions.admit("a", EDGE, 0)
+    with pytest.raises(CapacityError) as refusal:
+        admissions.admit("b", EDGE, 0)
+    assert refusal.value.retry_after_ms == RETRY_STARTING_MS
+    assert [place.session for place in admissions.places()] == ["a"]
+    full = table("0", "1", warm_groups=2, max_sessions=1)
+    full.admit("a", EDGE, 0)
+    with pytest.raises(CapacityError) as refusal:
+        full.admit("b", EDGE, 0)
+    assert refusal.value.retry_after_ms == RETRY_FULL_MS
+
+
+def test_shared_groups_fill_evenly_and_take_places_back() -> None:
+    admissions = table("0", "1", sessions_per_group=2, warm_groups=2, max_sessions=4)
+    assert sorted(admissions.admit(name, EDGE, 0).group for name in "abcd") == ["0", "0", "1", "1"]
+    with pytest.raises(CapacityError):
+        admissions.admit("e", EDGE, 0)
+    assert admissions.release("a", clean=True) is None
+    admissions.admit("e", EDGE, 0)
+
+
+def test_a_shared_group_that_a_stage_did_not_leave_clean_is_retired_when_empty() -> None:
+    admissions = table("0", sessions_per_group=2, warm_groups=1, max_sessions=2)
+    admissions.admit("a", EDGE, 0)
+    admissions.admit("b", EDGE, 0)
+    assert admissions.release("a", clean=False) is None
+    assert admissions.wanted() == 1
+    with pytest.raises(CapacityError):
+        admissions.admit("c", EDGE, 0)
+    assert admissions.release("b", clean=True) == "0"
+
+
+def test_a_broken_group_is_retired_once_and_its_sessions_are_lost() -> None:
+    admissions = table("0", "1", warm_groups=2, max_sessions=4)
+    place = admissions.admit("a", EDGE, 0)
+    assert admissions.group_broken(place.group) == place.group
+    assert admissions.group_broken(place.group) is None
+    assert admissions.group_gone(place.group) == ["a"]
+    assert admissions.release("a", clean=False) is None
+    assert admissions.wanted() == 1
+
+
+def test_only_groups_linked_with_the_edge_count() -> None:
+    admissions = table("0", warm_groups=1, max_sessions=2)
+    with pytest.raises(CapacityError):
+        admissions.admit("a", "app/edge/1", 0)
+    admissions.group_linked("0", "app/edge/1")
+    assert admissions.free_places("app/edge/1") == 1
+    admissions.edge_gone(EDGE)
+    assert admissions.free_places(EDGE) == 0
+
+
+@pytest.mark.parametrize(("used", "wanted"), [(0, 2), (1, 2), (2, 2), (3, 1), (4, 0)])
+def test_the_pool_keeps_warm_groups_up_to_the_most_sessions(used: int, wanted: int) -> None:
+    admissions = table(*(str(number) for number in range(used)), warm_groups=2, max_sessions=4)
+    for number in range(used):
+        admissions.admit(str(number), EDGE, 0)
+    assert admissions.wanted() == wanted
+
+
+class Churn(RuleBasedStateMachine):
+    """Any order of events: never more sessions than places, no place lost, the pool always wants to come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = Scheduler(sessions_per_group=1, warm_groups=2, max_sessions=3)
+        self.table = Admissions(self.settings)
+        self.count = 0
+        self.live: dict[str, str] = {}
+
+    @rule()
+    def start(self) -> None:
+        if self.table.wanted():
+            self.count += 1
+            self.table.group_starting(str(self.count))
+
+    @rule()
+    def become_ready(self) -> None:
+        for group in self.table.groups():
+            self.table.group_ready(group.name, {EDGE})
+
+    @rule()
+    def connect(self) -> None:
+        self.count += 1
+        session = f"s{self.count}"
+        free = self.table.free_places(EDGE)
+        try:
+            self.live[session] = self.table.admit(session, EDGE, self.count).group
+            assert free > 0
+        except CapacityError:
+            assert free == 0
+
+    @rule(clean=st.booleans())
+    def leave(self, clean: bool) -> None:
+        if self.live:
+            session, group = self.live.popitem()
+            if self.table.release(session, clean=clean) is not None:
+                assert self.table.group_gone(group) == []
+
+    @rule()
+    def crash(self) -> None:
+        for group in self.table.groups()[:1]:
+            if self.table.group_broken(group.name):
+                for session in self.table.group_gone(group.name):
+                    del self.live[session]
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert {place.session for place in self.table.places()} == set(self.live)
+        assert len(self.live) <= self.settings.max_sessions
+        groups = list(self.live.values())
+        assert len(groups) == len(set(groups)), "an own group serves one session"
+
+    def teardown(self) -> None:
+        while self.live:
+            self.leave(True)
+        while self.table.wanted():
+            self.start()
+        self.become_ready()
+        assert self.table.free_places(EDGE) == self.settings.warm_groups
+
+
+TestChurn = Churn.TestCase
+TestChurn.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)

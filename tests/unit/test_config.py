@@ -1,0 +1,72 @@
+"""The configuration: defaults, files, and errors that name key, value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtvi_actors.config import Config, runtime_folder
+from rtvi_actors.errors import ConfigError
+
+pytestmark = pytest.mark.unit
+
+CLUSTERS = Path(__file__).parents[2] / "clusters"
+
+
+def test_laptop_profile_writes_out_the_defaults() -> None:
+    import tomllib
+
+    written = tomllib.loads((CLUSTERS / "laptop.toml").read_text(encoding="utf-8"))
+    assert written == Config().to_dict()
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTERS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_profile_loads(path: Path) -> None:
+    assert Config.load(path).scheduler.max_sessions >= 1
+
+
+def test_what_crosses_to_the_actors_comes_back_the_same() -> None:
+    config = Config().replace(llm={"max_tokens": 7}, bot={"class": "module:Class"})
+    assert Config.from_dict(config.to_dict()) == config
+    assert config.bot.class_ == "module:Class"
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ({"llm": {"max_token": 3}}, ["llm.max_token = 3", "allowed here", "max_tokens"]),
+        ({"edgee": {}}, ["edgee", "allowed here", "edge"]),
+        ({"llm": {"max_tokens": "x"}}, ["llm.max_tokens = 'x'", "int"]),
+        ({"scheduler": {"warm_groups": 0}}, ["scheduler.warm_groups = 0", ">= 1"]),
+        ({"edge": {"port": 70_000}}, ["edge.port = 70000", "65535"]),
+        ({"speaking": {"short_wait_ms": 900}}, ["speaking.short_wait_ms = 900", "speaking.long_wait_ms = 800"]),
+        ({"scheduler": {"sessions_per_group": 2, "warm_groups": 1}}, ["max_sessions = 4", "= 2"]),
+    ],
+)
+def test_an_error_names_key_value_and_what_is_allowed(data: dict[str, object], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        Config.from_dict(data, source="my.toml")
+    text = str(error.value)
+    assert text.startswith("my.toml: ")
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
+        Config.load(tmp_path / "nowhere.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[llm\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        Config.load(broken)
+
+
+def test_the_runtime_folder_is_for_the_user_alone() -> None:
+    folder = runtime_folder()
+    try:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(str(folder)) < 80
+    finally:
+        folder.rmdir()
