@@ -1,0 +1,61 @@
+"""SmolLM2: from the GGUF file of its package to a transformers folder, and from there to CTranslate2.
+
+The weights of the GGUF file are quantized to 4 bits; they are dequantized once and kept as bfloat16 (transformers, for a GPU)
+and as int8 (CTranslate2, three times faster on a CPU). Both folders carry the tokenizer with its chat template.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rtvi_actors.models.torch_setup import ensure_torchaudio, work_offline
+
+_BOS_TOKEN_ID = 1
+_EOS_TOKEN_ID = 2
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+
+
+def gguf_to_transformers(gguf: Path, folder: Path) -> None:
+    """Write a transformers folder (bfloat16 safetensors, config, tokenizer) for the GGUF file ``gguf``. Takes up to 30 s."""
+    ensure_torchaudio()
+    work_offline()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    dequantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model = _plain_copy(dequantized)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def transformers_to_ctranslate2(source: Path, folder: Path) -> None:
+    """Write a CTranslate2 folder (int8) with the tokenizer for the transformers folder ``source``. Takes about 10 s."""
+    ensure_torchaudio()
+    work_offline()
+    from ctranslate2.converters import TransformersConverter
+
+    # The converter insists on a folder of its own making.
+    TransformersConverter(str(source)).convert(str(folder), quantization="int8", force=True)
+    for name in _TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _plain_copy(dequantized: Any) -> Any:
+    """The same model without the mark "quantized", with which transformers refuses to save it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = dequantized.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        settings.pop(key, None)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+    model.load_state_dict(dequantized.state_dict())
+    model.tie_weights()
+    model.generation_config.bos_token_id = _BOS_TOKEN_ID
+    model.generation_config.eos_token_id = _EOS_TOKEN_ID
+    model.generation_config.pad_token_id = _EOS_TOKEN_ID
+    return model
