@@ -77,14 +77,14 @@ class AnswerEnded:
 
 @dataclass(frozen=True, slots=True)
 class TtsStarted:
-    """The first audio of the turn is there."""
+    """The first audio of the turn came from the TTS stage."""
 
     turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class TtsStopped:
-    """The last audio of the turn is there, or the turn was interrupted. Always after its TtsStarted, exactly once."""
+    """The last clause of the turn was sent, or the turn was interrupted. Always after its TtsStarted, exactly once."""
 
     turn: int
 
@@ -106,8 +106,17 @@ class ClauseSpoken:
 
 
 @dataclass(frozen=True, slots=True)
+class ClauseSkipped:
+    """No sound could be made of a clause that was to be spoken; the user only reads it."""
+
+    turn: int
+    clause: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class BotStopped:
-    """The last sound of the turn was sent, or it was interrupted. Always after its BotStarted, exactly once."""
+    """The last sound of the turn was played by the client, or it was interrupted. Always after its BotStarted, exactly once."""
 
     turn: int
 
@@ -122,6 +131,8 @@ class Interrupted:
 @dataclass(frozen=True, slots=True)
 class TurnFigures:
     """The latency of a turn, once its first sound was sent. ``segments_ms``: name -> ms, in order, adding up to ``total_ms``.
+
+    Without segments it only carries services: those that were known after the first sound, or of a turn without one.
 
     ``services``: (processor, figure, value) with figure ttfb_ms, processing_ms, characters, prompt_tokens, completion_tokens.
     ``own_share_ms``: total less the endpointing wait less the engines' compute inside the segments.
@@ -155,6 +166,7 @@ Event: TypeAlias = (
     | TtsStopped
     | BotStarted
     | ClauseSpoken
+    | ClauseSkipped
     | BotStopped
     | Interrupted
     | TurnFigures
