@@ -7,6 +7,7 @@ and as int8 (CTranslate2, three times faster on a CPU). Both folders carry the t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,24 @@ _EOS_TOKEN_ID = 2
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
-def gguf_to_transformers(gguf: Path, folder: Path) -> None:
-    """Write a transformers folder (bfloat16 safetensors, config, tokenizer) for the GGUF file ``gguf``. Takes up to 30 s."""
+def gguf_to_transformers(gguf: Path, folder: Path, step: Callable[[float, str], None]) -> None:
+    """Write a transformers folder (bfloat16 safetensors, config, tokenizer) for the GGUF file ``gguf``. Takes up to 30 s.
+
+    ``step`` is told how much is done (0 to 1) and what comes now.
+    """
     ensure_torchaudio()
     work_offline()
+    step(0.0, "loading transformers")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    step(0.2, "reading the tokenizer from GGUF")
     tokenizer = AutoTokenizer.from_pretrained(**where)
+    step(0.5, "dequantizing")
     dequantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     model = _plain_copy(dequantized)
+    step(0.9, "writing bfloat16 weights")
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -39,7 +47,7 @@ def transformers_to_ctranslate2(source: Path, folder: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     # The converter insists on a folder of its own making.
-    TransformersConverter(str(source)).convert(str(folder), quantization="int8", force=True)
+    TransformersConverter(str(source)).convert(str(folder), quantization="int8_float32", force=True)
     for name in _TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
