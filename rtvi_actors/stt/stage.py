@@ -1,0 +1,283 @@
+"""The STT stage: one session's turns from audio to one final transcript per attempt.
+
+The final is asked for at TurnMayEnd, while the endpointing wait still runs; if speech resumes, the attempt is void and its request
+withdrawn. SpeechResumed and Cancel travel on another socket than the audio, so they may come before the TurnMayEnd that they void:
+what is void is remembered, never guessed from the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from rtvi_actors.engines.pool import EngineClient
+from rtvi_actors.errors import EngineError, EngineTimeoutError
+from rtvi_actors.frames.types import (
+    Attach,
+    Audio,
+    Cancel,
+    Error,
+    Frame,
+    Metrics,
+    Role,
+    SpeechResumed,
+    Transcript,
+    TurnEnded,
+    TurnMayEnd,
+    TurnStarted,
+)
+from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
+from rtvi_actors.stt.segments import TurnAudio, join_texts
+
+if TYPE_CHECKING:
+    from rtvi_actors.config import Config
+    from rtvi_actors.runtime.port import StagePort, Timer
+
+MAX_TURNS = 4
+"""Turns whose audio is kept at a time; the oldest beyond it is given up. More than two only if a turn's end went missing."""
+
+RECEIVERS = ("llm", "speaking", "edge")
+"""Who gets the transcript; the model that waits for it first."""
+
+
+NO_PIECE = SttPiece(text="", language="", compute_ns=0)
+"""What is decoded of no audio."""
+
+
+class SttStages:
+    """Makes the STT stages of a process. Holds nothing: the model is in the engine."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def create(self, port: StagePort, attach: Attach) -> SttStage:
+        """A stage for a new session."""
+        return SttStage(self._config, port)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class _Part:
+    """A stretch of a long turn that is decoded while the user still talks."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.errors: list[EngineError] = []
+
+
+class _Final:
+    """The final of one attempt that has not been sent yet."""
+
+    def __init__(self, attempt: int, asked_ms: int) -> None:
+        self.attempt = attempt
+        self.asked_ms = asked_ms
+        self.task: asyncio.Task[None] | None = None
+        self.timer: Timer | None = None
+
+    def stop(self) -> None:
+        """Withdraw its request, if it has one."""
+        if self.task is not None:
+            self.task.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class _Turn:
+    def __init__(self, turn: int, max_samples: int) -> None:
+        self.turn = turn
+        self.audio = TurnAudio(max_samples)
+        self.parts: list[_Part] = []
+        self.final: _Final | None = None
+        self.settled = 0
+        """Attempts up to this one are void or have had their final."""
+        self.ended = 0
+        """The attempt that the turn ended with; 0 while it is open."""
+
+    def stop(self) -> None:
+        """Withdraw everything that is being decoded."""
+        if self.final is not None:
+            self.final.stop()
+            self.final = None
+        for part in self.parts:
+            part.task.cancel()
+
+
+class SttStage:
+    """One session. For each attempt that is not resumed over, exactly one Transcript(final) leaves, "" included.
+
+    Sends Transcript to llm, speaking and edge, and to the edge Metrics of each final and an Error of scope turn for a final that
+    failed or came too late.
+    """
+
+    def __init__(self, config: Config, port: StagePort) -> None:
+        self._port = port
+        self._deadline_ms = config.stt.final_deadline_ms
+        self._timeout_ms = config.stt.timeout_ms
+        self._max_samples = (config.speaking.max_turn_ms + config.speaking.pre_roll_ms) * SAMPLE_RATE_HZ // 1_000
+        self._client: EngineClient[SttRequest, SttPiece] = EngineClient(port, "stt", SttRequest, SttPiece)
+        self._turns: dict[int, _Turn] = {}
+        self._fence = 0
+        """Turns below it are void or over."""
+
+    async def open(self) -> None:
+        """Nothing to prepare."""
+
+    def receive(self, frame: Frame) -> None:
+        """Take one frame; those that do not concern hearing are ignored."""
+        if self._client.receive(frame):
+            return
+        match frame:
+            case Cancel():
+                self._on_cancel(frame)
+            case Audio() | TurnMayEnd() | SpeechResumed() if frame.turn >= self._fence:
+                self._on_turn(self._turn(frame.turn), frame)
+            case TurnStarted(source="speech") if frame.turn >= self._fence:
+                self._turn(frame.turn)
+            case TurnEnded() if frame.turn in self._turns:  # others have no audio: typed text
+                self._on_ended(self._turns[frame.turn], frame)
+            case _:
+                pass
+
+    def peer_lost(self, role: Role) -> None:
+        """The process that plays ``role`` is gone."""
+        self._client.lost(role)
+
+    async def close(self) -> None:
+        """Withdraw what is still being decoded."""
+        for turn in self._turns.values():
+            turn.stop()
+        self._turns.clear()
+
+    def _turn(self, number: int) -> _Turn:
+        turn = self._turns.get(number)
+        if turn is None:
+            turn = self._turns[number] = _Turn(number, self._max_samples)
+            while len(self._turns) > MAX_TURNS:
+                self._forget(min(self._turns))
+        return turn
+
+    def _forget(self, number: int) -> None:
+        self._turns.pop(number).stop()
+        self._fence = max(self._fence, number + 1)
+
+    def _on_cancel(self, frame: Cancel) -> None:
+        for number in [number for number in self._turns if number < frame.fence]:
+            self._forget(number)
+        self._fence = max(self._fence, frame.fence)
+
+    def _on_turn(self, turn: _Turn, frame: Frame) -> None:
+        match frame:
+            case Audio():
+                self._on_audio(turn, frame)
+            case TurnMayEnd():
+                self._on_may_end(turn, frame)
+            case SpeechResumed():
+                self._settle(turn, frame.attempt)
+
+    def _on_audio(self, turn: _Turn, frame: Audio) -> None:
+        turn.audio.add(frame.first_sample, frame.pcm)
+        pcm = turn.audio.take_part()
+        if pcm:
+            part = _Part()
+            turn.parts.append(part)
+            part.task = self._port.spawn(self._decode_part(part, pcm), f"stt part {turn.turn}.{len(turn.parts)}")
+
+    def _on_may_end(self, turn: _Turn, frame: TurnMayEnd) -> None:
+        if frame.attempt <= turn.settled:
+            return
+        # An attempt follows another only when speech resumed, whether SpeechResumed has arrived or not.
+        self._settle(turn, frame.attempt - 1)
+        final = turn.final = turn.final or self._final(turn, frame.attempt)
+        if final.task is not None:
+            return
+        pcm = turn.audio.until(frame.last_sample)
+        final.task = self._port.spawn(self._decode_final(turn, final, pcm), f"stt final {turn.turn}.{frame.attempt}")
+
+    def _on_ended(self, turn: _Turn, frame: TurnEnded) -> None:
+        turn.ended = frame.attempt
+        self._settle(turn, frame.attempt - 1)
+        if frame.attempt <= turn.settled:
+            self._forget_if_over(turn)
+        elif turn.final is None:
+            # Its TurnMayEnd is still on the way, behind the audio. The turn must not wait for it for ever.
+            turn.final = self._final(turn, frame.attempt)
+
+    def _final(self, turn: _Turn, attempt: int) -> _Final:
+        final = _Final(attempt, self._port.now_ms())
+        final.timer = self._port.call_later(self._deadline_ms, lambda: self._on_late(turn, final))
+        return final
+
+    def _on_late(self, turn: _Turn, final: _Final) -> None:
+        final.stop()
+        self._answer(turn, final, NO_PIECE, [EngineTimeoutError(f"no transcript within {self._deadline_ms} ms")])
+
+    def _settle(self, turn: _Turn, attempt: int) -> None:
+        """Attempts up to ``attempt`` need no final any more."""
+        turn.settled = max(turn.settled, attempt)
+        if turn.final is not None and turn.final.attempt <= turn.settled:
+            turn.final.stop()
+            turn.final = None
+
+    def _forget_if_over(self, turn: _Turn) -> None:
+        if turn.ended and turn.ended <= turn.settled and self._turns.get(turn.turn) is turn:
+            self._forget(turn.turn)
+
+    async def _decode_part(self, part: _Part, pcm: bytes) -> None:
+        try:
+            part.text = (await self._decode(SttRequest(pcm=pcm, final=False), self._timeout_ms)).text
+        except EngineError as error:
+            part.errors.append(error)
+
+    async def _decode_final(self, turn: _Turn, final: _Final, pcm: bytes) -> None:
+        errors: list[EngineError] = []
+        piece = NO_PIECE
+        if pcm:
+            try:
+                piece = await self._decode(SttRequest(pcm=pcm), self._deadline_ms)
+            except EngineError as error:
+                errors.append(error)
+        for part in list(turn.parts):
+            await asyncio.wait([part.task])
+            errors += part.errors
+        if final.timer is not None:
+            final.timer.cancel()
+        self._answer(turn, final, piece, errors)
+
+    async def _decode(self, request: SttRequest, timeout_ms: int) -> SttPiece:
+        """The engine's one answer.
+
+        Raises:
+            EngineError: it failed, or gave none.
+        """
+        async with aclosing(self._client.stream(request, first_timeout_ms=timeout_ms, idle_timeout_ms=timeout_ms)) as pieces:
+            async for piece in pieces:
+                return piece
+        raise EngineError("the speech engine gave no transcript")
+
+    def _answer(self, turn: _Turn, final: _Final, piece: SttPiece, errors: list[EngineError]) -> None:
+        """Send the final of an attempt that has had none: the parts' texts and the rest's, or "" if something of it is missing."""
+        turn.final = None
+        text = "" if errors else join_texts([*(part.text for part in turn.parts), piece.text])
+        send, number, attempt = self._port.send, turn.turn, final.attempt
+        for role in RECEIVERS:
+            send(role, Transcript(turn=number, attempt=attempt, text=text, final=True, language=piece.language))
+        if errors:
+            send(
+                "edge",
+                Error(
+                    turn=number,
+                    attempt=attempt,
+                    scope="turn",
+                    retryable=errors[0].retryable,
+                    text=f"speech recognition: {errors[0]}",
+                ),
+            )
+        waited_ms = float(self._port.now_ms() - final.asked_ms)
+        for name, value in (("ttfb_ms", waited_ms), ("processing_ms", waited_ms), ("compute_ms", piece.compute_ns / 1e6)):
+            send("edge", Metrics(turn=number, attempt=attempt, segment="stt", name=name, value=value))
+        self._settle(turn, final.attempt)
+        self._forget_if_over(turn)
