@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +39,7 @@ def serve(
     app_name: AppOption = None,
 ) -> None:
     """Start engines, an edge and a warm pool; print "ready http://HOST:PORT"; run until Ctrl-C or SIGTERM."""
-    from rtvi_actors.cli import serve as command  # noqa: PLC0415
+    from rtvi_actors.cli import serve as command
 
     loaded = Config.load(config) if config is not None else Config()
     edge = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
@@ -53,7 +54,7 @@ def serve(
 @app.command()
 def stop(app_name: AppOption = None, address: AddressOption = None) -> None:
     """End a running app: its sessions, actors and, if it started one, its local Ray."""
-    from rtvi_actors.cli import status as command  # noqa: PLC0415
+    from rtvi_actors.cli import status as command
 
     command.stop(app_name or "rtvi_actors", address)
 
@@ -65,9 +66,36 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a running app: sessions with their actors, engines, edges and capacity."""
-    from rtvi_actors.cli import status as command  # noqa: PLC0415
+    from rtvi_actors.cli import status as command
 
     command.status(app_name or "rtvi_actors", address, as_json=as_json)
+
+
+@app.command()
+def talk(
+    url: Annotated[str, typer.Argument(help="Address of a running app.")] = "ws://127.0.0.1:7860/ws",
+    wav: Annotated[list[Path] | None, typer.Option(help="Say this WAV file. May be repeated.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Type this. May be repeated.")] = None,
+    say: Annotated[list[str] | None, typer.Option(help="Say this, in the voice of the TTS backend. May be repeated.")] = None,
+    save: Annotated[Path, typer.Option(help="Folder for the bot's audio.")] = Path("talk-audio"),
+) -> None:
+    """Talk to a running app; print transcript, answer and latency waterfall; save the bot's audio."""
+    from rtvi_actors.cli import talk as command
+
+    asyncio.run(command.talk(url, wav=wav or [], text=text or [], say=say or [], save=save))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End after the conversation.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 7860]")] = None,
+    save: Annotated[Path, typer.Option(help="Folder for the bot's audio.")] = Path("demo-audio"),
+) -> None:
+    """Start the app, hold a spoken conversation in the terminal, then stay up until Ctrl-C."""
+    from rtvi_actors.cli import demo as command
+
+    edge: dict[str, object] = {} if port is None else {"port": port}
+    command.run(Config().replace(edge=edge, app={"log_level": "warning"}), once=once, save=save)
 
 
 def main() -> None:

@@ -50,16 +50,15 @@ def list_models(config: ConfigOption = None) -> None:
     """Show the known models: package, state, size, licence and folder."""
     loaded = _config(config)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "kind", "package", "state", "size"):
+    for column in ("name", "kind", "package", "state", "size", "licence", "what", "where"):
         table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
-    for column in ("licence", "what, where"):
-        table.add_column(column, overflow="fold")
     for model in CATALOGUE:
         package = model.package if model.package_folder() is not None else f"{model.package} (not installed)"
         state, where = _state(model, loaded)
         size = f"{model.size_bytes / 1e6:.0f} MB"
-        table.add_row(model.name, model.kind, package, state, size, model.licence, f"{model.summary}\n{where}")
-    Console(soft_wrap=False).print(table, highlight=False)
+        table.add_row(model.name, model.kind, package, state, size, model.licence, model.summary, where)
+    # Wider than any terminal: paths are to be copied, so lines are not folded into columns.
+    Console(width=400).print(table, highlight=False)
 
 
 def _state(model: Model, config: Config) -> tuple[str, str]:
