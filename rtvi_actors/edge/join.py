@@ -1,13 +1,62 @@
-"""Frames of four stages, in any order over their links, to one ordered conversation."""
+"""Frames of four stages, in any order over their links, to one ordered conversation.
+
+Each link keeps its own order and knows nothing of the others: a clause may come before the transcript that it answers, audio
+before its clause, a turn's text before the turn. So the join holds what belongs to a turn that is not committed yet, and lets it
+out in the order that clients rely on:
+
+* A turn of speech is *joined* by Transcript(final) and TurnEnded of the same attempt; one of text or say by its TurnStarted.
+  Nothing of the bot leaves before. The speculative transcript does, as not final.
+* A turn opened under the bot's speech is *hidden* until its Cancel.
+* A void turn (no words, or hidden to its end) leaves no trace but the user-stopped of a user-started that was sent.
+* Nothing of a turn below the fence leaves, nor of an attempt that was resumed over.
+
+What is held is bounded by the windows of its producers' streams: each byte of ``bot_audio`` and ``text`` is granted back once, by the
+playout when it was sent, or here when it left or was dropped.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from rtvi_actors.edge.playout import Grant, Heard, PlayoutEvent
-from rtvi_actors.frames.types import Frame
-from rtvi_actors.rtvi.events import Event
+from rtvi_actors.edge.playout import AnswerOpened, Grant, Heard, PlayoutEvent
+from rtvi_actors.frames.types import (
+    AudioEnded,
+    BotAudio,
+    Cancel,
+    Clause,
+    Error,
+    Frame,
+    LlmEnded,
+    LlmStarted,
+    LlmText,
+    Marks,
+    Pause,
+    Resume,
+    SpeechResumed,
+    Transcript,
+    TurnEnded,
+    TurnStarted,
+)
+from rtvi_actors.rtvi.events import (
+    AnswerClause,
+    AnswerEnded,
+    AnswerStarted,
+    AnswerText,
+    Event,
+    Failure,
+    Interrupted,
+    UserStarted,
+    UserStopped,
+    UserText,
+    UserTyped,
+)
+
+MAX_TYPED = 64
+"""Typed texts that wait for their turn. Beyond it the oldest is not echoed to the client; it is answered all the same."""
+
+AnswerFrame: TypeAlias = LlmStarted | LlmText | LlmEnded | Clause | BotAudio | Marks | AudioEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +80,232 @@ Output: TypeAlias = Event | Play | Grant
 """Event: to the translator. All to be executed in order."""
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """What is known of a turn that is not over.
+
+    ``told``: its user-started was sent. ``final``: the last transcript of ``attempt``; ``ended``: the attempt that TurnEnded named.
+    ``held``: the answer's frames before the join. ``audio``: frames of clauses that are not here yet.
+    """
+
+    number: int
+    source: str = ""
+    hidden: bool = False
+    told: bool = False
+    attempt: int = 0
+    partial: str = ""
+    final: str | None = None
+    ended: int = 0
+    joined: bool = False
+    held: list[AnswerFrame] = field(default_factory=list)
+    clauses: set[int] = field(default_factory=set)
+    audio: deque[BotAudio | Marks | AudioEnded] = field(default_factory=deque)
+    answering: bool = False
+
+
 class Join:
     """What has arrived of a session's turns, and what of it may be told."""
 
+    def __init__(self) -> None:
+        self._turns: dict[int, _Turn] = {}
+        self._fence = 0
+        self._newest = 0
+        """The last turn that started. Numbers rise, so one up to it that is not in ``_turns`` is over."""
+        self._typed: dict[str, Typed] = {}
+
     def handle(self, event: Frame | Typed | Heard) -> list[Output]:
-        """Take one frame from a stage, a typed text, or the playout's word that a turn is over. Others give nothing."""
+        """Take one frame from a stage, a typed text, or the playout's word that a turn is over. Other frames give nothing."""
+        match event:
+            case LlmStarted() | LlmText() | LlmEnded() | Clause() | BotAudio() | Marks() | AudioEnded():
+                return self._answer(event)
+            case Cancel():
+                return self._cancel(event)
+            case Typed():
+                return self._type(event)
+            case Heard():
+                turn = self._turns.pop(event.turn, None)
+                return [] if turn is None else _dropped([*turn.held, *turn.audio])
+            case Error():
+                return self._fail(event)
+            case Pause() | Resume():
+                return [Play(event)] if event.turn in self._turns else []
+            case TurnStarted() | SpeechResumed() | TurnEnded() | Transcript():
+                turn = self._turn(event.turn)
+                return [] if turn is None else self._user(turn, event)
         return []
+
+    def _turn(self, number: int) -> _Turn | None:
+        """The turn ``number``, made when it is new; None when it is over or below the fence."""
+        turn = self._turns.get(number)
+        if turn is None and number > self._newest and number >= self._fence:
+            turn = self._turns[number] = _Turn(number)
+        return turn
+
+    # The user's part
+
+    def _user(self, turn: _Turn, frame: TurnStarted | SpeechResumed | TurnEnded | Transcript) -> list[Output]:
+        match frame:
+            case TurnStarted():
+                return self._start(turn, frame)
+            case SpeechResumed():
+                return self._supersede(turn, frame.attempt + 1)
+            case TurnEnded():
+                outputs = self._supersede(turn, frame.attempt)
+                turn.ended = frame.attempt
+                return [*outputs, *self._try_join(turn)]
+            case Transcript():
+                return self._transcribe(turn, frame)
+
+    def _start(self, turn: _Turn, frame: TurnStarted) -> list[Output]:
+        self._newest = max(self._newest, turn.number)
+        turn.source = frame.source
+        turn.hidden = frame.under_bot
+        if frame.source != "speech":
+            typed = self._typed.pop(frame.request, None)
+            echo: list[Output] = [] if typed is None else [UserTyped(typed.text, typed.message_id)]
+            return [*self._supersede(turn, 1), *echo, *self._commit(turn)]
+        if turn.hidden:
+            return []
+        turn.told = True
+        return [UserStarted(turn.number), *self._tell_transcript(turn)]
+
+    def _transcribe(self, turn: _Turn, frame: Transcript) -> list[Output]:
+        if turn.joined or frame.attempt < turn.attempt:
+            return []
+        outputs = self._supersede(turn, frame.attempt)
+        if frame.final:
+            turn.final = frame.text
+        else:
+            turn.partial = frame.text
+        if turn.final is not None and turn.ended == turn.attempt:
+            return [*outputs, *self._try_join(turn)]
+        return [*outputs, *self._tell_transcript(turn)]
+
+    def _tell_transcript(self, turn: _Turn) -> list[Output]:
+        """What the turn's words are so far, as not final."""
+        text = turn.final or turn.partial
+        return [UserText(turn.number, text, final=False)] if turn.told and text else []
+
+    def _supersede(self, turn: _Turn, attempt: int) -> list[Output]:
+        """The turn is at ``attempt`` now; what came of earlier ones is void."""
+        if attempt <= turn.attempt or turn.joined:
+            return []
+        dropped = _dropped([frame for frame in turn.held if frame.attempt < attempt])
+        turn.held = [frame for frame in turn.held if frame.attempt >= attempt]
+        turn.attempt = attempt
+        turn.final = None
+        return dropped
+
+    def _try_join(self, turn: _Turn) -> list[Output]:
+        """Join the turn, or void it, once it is clear which."""
+        if turn.hidden:
+            # It ends, and no Cancel came before: nobody has heard of it.
+            return self._void(turn)
+        if turn.final is None or turn.ended != turn.attempt or turn.joined:
+            return []
+        stopped: list[Output] = [UserStopped(turn.number)] if turn.told else []
+        if not turn.final:
+            return [*stopped, *self._void(turn)]
+        return [*stopped, UserText(turn.number, turn.final, final=True), *self._commit(turn)]
+
+    def _void(self, turn: _Turn) -> list[Output]:
+        del self._turns[turn.number]
+        return _dropped(turn.held)
+
+    def _type(self, typed: Typed) -> list[Output]:
+        if not typed.run:
+            return [UserTyped(typed.text, typed.message_id)]
+        self._typed[typed.request] = typed
+        if len(self._typed) > MAX_TYPED:
+            del self._typed[next(iter(self._typed))]
+        return []
+
+    # The bot's part
+
+    def _answer(self, frame: AnswerFrame) -> list[Output]:
+        turn = self._turn(frame.turn)
+        if turn is None or frame.attempt < turn.attempt or (turn.joined and frame.attempt != turn.attempt):
+            return _dropped([frame])
+        if turn.joined:
+            return self._tell(turn, frame)
+        outputs = self._supersede(turn, frame.attempt)
+        turn.held.append(frame)
+        return outputs
+
+    def _commit(self, turn: _Turn) -> list[Output]:
+        """Let out what was held of the answer."""
+        turn.joined = True
+        outputs: list[Output] = [Play(AnswerOpened(turn.number))]
+        held, turn.held = turn.held, []
+        for frame in held:
+            outputs += self._tell(turn, frame)
+        return outputs
+
+    def _tell(self, turn: _Turn, frame: AnswerFrame) -> list[Output]:
+        match frame:
+            case LlmStarted():
+                turn.answering = True
+                return [AnswerStarted(turn.number, frame.user_text, said=turn.source == "say")]
+            case LlmText():
+                return [AnswerText(turn.number, frame.text), *_dropped([frame])]
+            case Clause():
+                turn.clauses.add(frame.clause)
+                told = AnswerClause(turn.number, frame.clause, frame.text, frame.spoken)
+                return [told, Play(frame), *self._play_audio(turn)]
+            case LlmEnded():
+                return [*self._end_answer(turn), Play(frame)]
+            case BotAudio() | Marks() | AudioEnded():
+                turn.audio.append(frame)
+                return self._play_audio(turn)
+
+    def _play_audio(self, turn: _Turn) -> list[Output]:
+        """Audio in its order, as far as its clauses are here."""
+        outputs: list[Output] = []
+        while turn.audio and turn.audio[0].clause in turn.clauses:
+            outputs.append(Play(turn.audio.popleft()))
+        return outputs
+
+    def _end_answer(self, turn: _Turn) -> list[Output]:
+        was_answering, turn.answering = turn.answering, False
+        return [AnswerEnded(turn.number)] if was_answering else []
+
+    # What ends turns
+
+    def _cancel(self, cancel: Cancel) -> list[Output]:
+        """All turns below the fence are void. The turn at the fence, if it was hidden, is now told."""
+        self._fence = max(self._fence, cancel.fence)
+        self._newest = max(self._newest, self._fence - 1)
+        below = [self._turns.pop(number) for number in sorted(self._turns) if number < self._fence]
+        outputs: list[Output] = [UserStopped(turn.number) for turn in below if turn.told and not turn.joined]
+        new = self._turns.get(self._fence)
+        revealed = new is not None and new.hidden
+        if new is not None and revealed:
+            new.hidden, new.told = False, True
+            outputs.append(UserStarted(new.number))
+        for turn in below:
+            if turn.joined:
+                outputs += [Interrupted(turn.number), *self._end_answer(turn)]
+        outputs.append(Play(cancel))
+        for turn in below:
+            outputs += _dropped([*turn.held, *turn.audio])
+        if new is not None and revealed:
+            outputs += self._tell_transcript(new)
+        return outputs
+
+    def _fail(self, error: Error) -> list[Output]:
+        """An error of a turn below the fence interests nobody any more."""
+        if 0 < error.turn < self._fence:
+            return []
+        return [Failure(error.text, fatal=error.scope in ("session", "cluster"))]
+
+
+def _dropped(frames: list[AnswerFrame]) -> list[Output]:
+    """Give back the credit of frames that are used up, or will not be."""
+    audio = sum(len(frame.pcm) for frame in frames if isinstance(frame, BotAudio))
+    text = sum(len(frame.text.encode()) for frame in frames if isinstance(frame, LlmText))
+    outputs: list[Output] = []
+    if audio:
+        outputs.append(Grant("tts", "bot_audio", audio))
+    if text:
+        outputs.append(Grant("llm", "text", text))
+    return outputs

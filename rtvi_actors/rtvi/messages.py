@@ -1,9 +1,24 @@
-"""The envelope of RTVI and the requests in it."""
+"""The envelope of RTVI and the requests in it: what a client may send, and how each mistake is answered."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+LABEL = "rtvi-ai"
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = re.compile(r"[^\[\]{}]+")
+_ONE_BRACKET = str.maketrans("{}", "[]")
+_ESCAPE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.", re.DOTALL)
+_LONE_SURROGATE_LENGTH = 6
+
+_TRUE = (True, 1, "true")
+_FALSE = (False, 0, "false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +58,7 @@ class DisconnectBot:
 
 @dataclass(frozen=True, slots=True)
 class SendText:
-    """send-text."""
+    """send-text. Without ``run_immediately`` it is only remembered; without ``audio_response`` the answer is only text."""
 
     content: str
     run_immediately: bool
@@ -52,7 +67,7 @@ class SendText:
 
 @dataclass(frozen=True, slots=True)
 class ClientCustom:
-    """client-message: the application's own."""
+    """client-message: the application's own ``t`` and ``d``."""
 
     t: str
     d: Any
@@ -62,28 +77,152 @@ Request: TypeAlias = ClientReady | DisconnectBot | SendText | ClientCustom
 
 
 def to_json(message: Message) -> str:
-    """The JSON text of ``message``."""
-    return ""
+    """The JSON text of ``message``. Members that are None are left out; what is inside ``data`` stays as it is."""
+    envelope: dict[str, Any] = {"label": LABEL, "type": message.type}
+    if message.data is not None:
+        envelope["data"] = message.data
+    if message.id is not None:
+        envelope["id"] = message.id
+    return json.dumps(envelope, separators=(",", ":"), ensure_ascii=False)
 
 
 def error(text: str, *, fatal: bool = False) -> Message:
-    """An ``error`` event."""
+    """An ``error`` event. The text is in ``message`` too: JavaScript clients up to 1.13.0 read that one."""
     return Message("error", {"error": text, "message": text, "fatal": fatal})
 
 
+def error_response(text: str, request_id: str | None) -> Message:
+    """The refusal of the request ``request_id``."""
+    return Message("error-response", {"error": text}, request_id)
+
+
 def parse(text: str | bytes, *, max_depth: int) -> Message:
-    """Read a client's message.
+    """Read a client's message. ``max_depth``: how deep its JSON may nest, the envelope included.
 
     Raises:
-        EnvelopeError: it is none.
+        EnvelopeError: it is no JSON, too deep, no object, has not our label (no reply then), or an id, type or data of
+            the wrong type.
     """
-    raise EnvelopeError(None)
+    envelope = _decode(text, max_depth)
+    if not isinstance(envelope, dict) or envelope.get("label") != LABEL:
+        raise EnvelopeError(None)
+    kind, request_id, data = envelope.get("type"), envelope.get("id"), envelope.get("data")
+    if not isinstance(kind, str):
+        raise EnvelopeError(error("Invalid message: type must be a string"))
+    if not isinstance(request_id, str):
+        raise EnvelopeError(error("Invalid message: id must be a string"))
+    if data is not None and not isinstance(data, dict):
+        raise EnvelopeError(error("Invalid message: data must be an object"))
+    return Message(kind, data, request_id)
 
 
 def request_of(message: Message) -> Request:
     """What the client wants.
 
     Raises:
-        RequestError: unknown or server-only type, or wrong data.
+        RequestError: a type that is unknown or only sent by servers, or data that is wrong for it.
     """
+    read = _REQUESTS.get(message.type)
+    if read is None:
+        raise RequestError(error_response(f"Unsupported type {message.type[:64]}", message.id))
+    try:
+        return read(message.data or {})
+    except ValueError as problem:
+        raise RequestError(error_response(f"Invalid message: {problem}", message.id)) from None
+
+
+def _decode(text: str | bytes, max_depth: int) -> Any:
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = json.loads(_without_lone_surrogates(text), parse_float=_finite, parse_constant=_no_number)
+    except RecursionError:
+        raise EnvelopeError(error("Invalid message: JSON nests too deep")) from None
+    except ValueError:
+        raise EnvelopeError(error("Invalid message: not valid JSON")) from None
+    if _deeper_than(max_depth, text):
+        raise EnvelopeError(error("Invalid message: JSON nests too deep"))
+    return value
+
+
+def _deeper_than(limit: int, text: str) -> bool:
+    """Whether valid JSON nests deeper than ``limit``: take away the innermost brackets that often and see what is left."""
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    brackets = _NOT_BRACKETS.sub("", _STRING.sub("", text)).translate(_ONE_BRACKET)
+    for _ in range(limit):
+        if not brackets:
+            return False
+        brackets = brackets.replace("[]", "")
+    return bool(brackets)
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _no_number(name: str) -> None:
+    """NaN and Infinity are no JSON, but some clients write them; we could not send them on."""
+
+
+def _without_lone_surrogates(text: str) -> str:
+    """Half a surrogate pair is valid JSON but no text: nothing behind us could encode it."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: "\\ufffd" if _is_lone(found[0]) else found[0], text)
+
+
+def _is_lone(escape: str) -> bool:
+    return len(escape) == _LONE_SURROGATE_LENGTH
+
+
+def _client_ready(data: dict[str, Any]) -> ClientReady:
     return ClientReady()
+
+
+def _disconnect_bot(data: dict[str, Any]) -> DisconnectBot:
+    return DisconnectBot()
+
+
+def _send_text(data: dict[str, Any]) -> SendText:
+    options = data.get("options")
+    if options is None:
+        options = {}
+    if not isinstance(options, dict):
+        raise ValueError("options must be an object")
+    return SendText(_text(data, "content"), _flag(options, "run_immediately"), _flag(options, "audio_response"))
+
+
+def _client_message(data: dict[str, Any]) -> ClientCustom:
+    return ClientCustom(_text(data, "t"), data.get("d"))
+
+
+def _text(data: dict[str, Any], key: str) -> str:
+    value = data.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string")
+    return value
+
+
+def _flag(options: dict[str, Any], key: str) -> bool:
+    """A boolean, true when absent or null. As in the reference, 0, 1 and the words "true" and "false" are booleans too."""
+    value = options.get(key)
+    if value is None:
+        return True
+    if isinstance(value, str):
+        value = value.lower()
+    if isinstance(value, str | int | float):
+        if value in _TRUE:
+            return True
+        if value in _FALSE:
+            return False
+    raise ValueError(f"{key} must be a boolean")
+
+
+_REQUESTS: dict[str, Callable[[dict[str, Any]], Request]] = {
+    "client-ready": _client_ready,
+    "disconnect-bot": _disconnect_bot,
+    "send-text": _send_text,
+    "client-message": _client_message,
+}
