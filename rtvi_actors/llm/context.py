@@ -1,0 +1,125 @@
+"""What the model is told of the conversation: the instructions, what the user said, and what the user *heard*. Pure.
+
+An answer enters only as far as it was heard; one of which nothing was heard does not enter. Messages are kept in the order of their
+turns, whenever their frames came. The oldest turns are forgotten first, the instructions never.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rtvi_actors.llm.engine import ChatMessage
+
+MAX_MESSAGES = 64
+"""Messages kept besides the instructions."""
+MAX_CHARS = 24_000
+"""Characters kept besides the instructions."""
+MAX_MESSAGE_CHARS = 12_000
+"""Of a longer message the middle is left out."""
+FORGET_MESSAGES = 16
+"""So many are forgotten at once: a model that keeps what it computed for the beginning of the context loses it each time."""
+
+GAP = " … "
+"""Stands where the middle of a message was left out."""
+
+
+@dataclass(order=True, slots=True)
+class Message:
+    """One message. ``interrupted``: the answer went on, but the user did not hear it."""
+
+    turn: int
+    rank: int
+    """Inside a turn: what the user said (0), then the answer (1)."""
+    role: str = field(compare=False)
+    text: str = field(compare=False)
+    interrupted: bool = field(compare=False, default=False)
+
+
+class Context:
+    """The conversation of one session."""
+
+    def __init__(self, instructions: str, max_messages: int = MAX_MESSAGES, max_chars: int = MAX_CHARS) -> None:
+        self.instructions = instructions
+        self._max_messages = max_messages
+        self._max_chars = max_chars
+        self._messages: list[Message] = []
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """What is kept, in order, without the instructions."""
+        return tuple(self._messages)
+
+    def append_user(self, turn: int, text: str) -> None:
+        """The user's message of ``turn``. White space alone is nothing."""
+        self._append(Message(turn, 0, "user", text.strip()))
+
+    def append_note(self, text: str) -> None:
+        """A message of the user's that is not answered: it stands behind everything that is there."""
+        turn = self._messages[-1].turn if self._messages else 0
+        self._append(Message(turn, 1, "user", text.strip()))
+
+    def append_heard(self, turn: int, clauses: Sequence[str], clause: int, char: int, interrupted: bool) -> None:
+        """The answer of ``turn`` as far as it was heard: all ``clauses`` before ``clause``, and ``char`` characters of it."""
+        self._append(Message(turn, 1, "assistant", heard_text(clauses, clause, char), interrupted))
+
+    def messages(self, turn: int = 0, user_text: str = "") -> list[ChatMessage]:
+        """The prompt. With ``user_text``: as if that had been said in ``turn``, without keeping it.
+
+        Roles alternate, as chat templates demand it: messages of one role in a row become one.
+        """
+        messages = list(self._messages)
+        if user_text.strip():
+            insort(messages, Message(turn, 0, "user", _bounded(user_text.strip())))
+        prompt = [ChatMessage("system", self.instructions)] if self.instructions else []
+        for message in messages:
+            last = prompt[-1] if prompt else None
+            if last is not None and last.role == message.role:
+                prompt[-1] = ChatMessage(message.role, f"{last.content}\n{message.text}")
+            else:
+                prompt.append(ChatMessage(message.role, message.text))
+        return prompt
+
+    def _append(self, message: Message) -> None:
+        if message.text:
+            message.text = _bounded(message.text)
+            insort(self._messages, message)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the oldest turns that are too many."""
+        while len(self._messages) > self._max_messages or self._chars() > self._max_chars:
+            oldest = max(min(FORGET_MESSAGES, len(self._messages) - 1), 1)
+            # A turn goes as a whole: an answer without its question says nothing.
+            turn = self._messages[oldest - 1].turn
+            kept = [message for message in self._messages[oldest:] if message.turn != turn]
+            self._messages = kept or self._messages[-1:]
+            if len(self._messages) == 1:
+                return
+
+    def _chars(self) -> int:
+        return sum(len(message.text) for message in self._messages)
+
+
+def heard_text(clauses: Sequence[str], clause: int, char: int) -> str:
+    """What of ``clauses`` was heard, up to the end of a whole word; "" for no whole word."""
+    whole = "".join(clauses[:clause])
+    last = clauses[clause] if clause < len(clauses) else ""
+    part = last[:char]
+    if char < len(last) and part and not part[-1].isspace() and (last[char].isalnum() or last[char] in "'\u2019"):
+        # In mid-word: that word was not heard.
+        part = part[: len(part) - len(part.split()[-1])]
+    return (whole + part).strip()
+
+
+def cut_middle(text: str, keep_chars: int) -> str:
+    """``text`` with ``keep_chars`` characters of it: two thirds from its beginning, the rest from its end."""
+    if len(text) <= keep_chars:
+        return text
+    tail = keep_chars // 3
+    return text[: keep_chars - tail].rstrip() + GAP + text[len(text) - tail :].lstrip()
+
+
+def _bounded(text: str) -> str:
+    return cut_middle(text, MAX_MESSAGE_CHARS)
