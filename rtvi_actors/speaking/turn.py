@@ -206,6 +206,7 @@ class TurnMachine:
 
     def _try_to_end(self, user: _UserTurn, now_ms: int) -> None:
         """A new attempt. It takes the silence along that is there: voiceless endings hide in it."""
+        self._run = 0  # where the microphone stopped in mid-speech, the run is over too
         user.attempt += 1
         user.attempt_ms, user.waiting, user.text = now_ms, True, None
         self._out.append(MayEnd(user.turn, user.attempt, self._last_sample))

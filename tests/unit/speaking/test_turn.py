@@ -1,0 +1,577 @@
+"""The rules of turn taking, one by one, and what holds for every sequence of events."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtvi_actors.config import Speaking
+from rtvi_actors.speaking.events import (
+    WINDOW_MS,
+    WINDOW_SAMPLES,
+    BotStateSeen,
+    CancelBot,
+    Command,
+    EndTurn,
+    Event,
+    ForwardAudio,
+    MayEnd,
+    PauseBot,
+    RefuseRequest,
+    Requested,
+    ResumeBot,
+    Resumed,
+    SpeechWindow,
+    StartTurn,
+    Tick,
+    TranscriptSeen,
+    WakeAt,
+)
+from rtvi_actors.speaking.turn import LOG_ENTRIES, MAX_REQUESTS, THINKING_LIMIT_MS, TurnMachine
+
+pytestmark = pytest.mark.unit
+
+
+class Talk:
+    """A machine with a microphone, a clock and the timer that it asks for."""
+
+    def __init__(self, **changes: int) -> None:
+        self.machine = TurnMachine(Speaking(**changes))
+        self.now_ms = 0
+        self.sample = 0
+        self.wake_ms: int | None = None
+        self.all: list[Command] = []
+        self.ticks = 0
+
+    def tell(self, event: Event) -> list[Command]:
+        commands = self.machine.handle(event, self.now_ms)
+        for command in commands:
+            if isinstance(command, WakeAt):
+                assert command.at_ms > self.now_ms, "a deadline that has passed must have been acted upon"
+                self.wake_ms = command.at_ms
+        found = [command for command in commands if not isinstance(command, WakeAt)]
+        self.all += found
+        return found
+
+    def wait(self, ms: int) -> list[Command]:
+        """Let time go by without a sound."""
+        until, out = self.now_ms + ms, []
+        while self.wake_ms is not None and self.wake_ms <= until:
+            self.now_ms, self.wake_ms = self.wake_ms, None
+            self.ticks += 1
+            out += self.tell(Tick())
+        self.now_ms = until
+        return out
+
+    def hear(self, speech: bool, windows: int = 1) -> list[Command]:
+        out = []
+        for _ in range(windows):
+            out += self.wait(WINDOW_MS)
+            self.sample += WINDOW_SAMPLES
+            out += self.tell(SpeechWindow(self.sample - WINDOW_SAMPLES, speech))
+        return out
+
+    def say(self, windows: int) -> list[Command]:
+        return self.hear(True, windows)
+
+    def hush(self, windows: int) -> list[Command]:
+        return self.hear(False, windows)
+
+    def text(self, turn: int, attempt: int, text: str, final: bool = True) -> list[Command]:
+        return self.tell(TranscriptSeen(turn, attempt, text, final))
+
+    def bot(self, state: str, turn: int) -> list[Command]:
+        return self.tell(BotStateSeen(state, turn))
+
+
+def answering(**changes: int) -> Talk:
+    """Turn 1 is over and the bot speaks."""
+    talk = Talk(**changes)
+    talk.hush(20)
+    talk.say(10)
+    talk.hush(3)
+    talk.text(1, 1, "What is the time?")
+    talk.hush(10)
+    talk.bot("speaking", 1)
+    assert talk.all[-1] == EndTurn(1, 1, 30 * 512)
+    return talk
+
+
+# ------------------------------------------------------------------------------------------------------- ordinary turns
+
+
+def test_one_window_of_speech_opens_nothing() -> None:
+    talk = Talk()
+    assert talk.say(1) + talk.hush(1) + talk.say(1) + talk.hush(1) == []
+
+
+def test_speech_opens_a_turn_with_its_pre_roll() -> None:
+    talk = Talk()
+    talk.hush(100)
+    assert talk.say(2) == [StartTurn(1, "speech"), ForwardAudio(1, 100 * 512 - 300 * 16)]
+
+
+def test_pre_roll_begins_with_the_session() -> None:
+    assert Talk().say(2) == [StartTurn(1, "speech"), ForwardAudio(1, 0)]
+
+
+def test_pre_roll_repeats_no_speech_of_the_turn_before() -> None:
+    talk = answering(long_wait_ms=200)
+    talk.bot("silent", 1)
+    talk.say(5)
+    talk.wait(1_500)
+    ended = talk.sample
+    assert talk.all[-1] == EndTurn(2, 1, ended)
+    talk.bot("silent", 2)
+    talk.hush(1)
+    assert talk.say(2)[-1] == ForwardAudio(3, ended)
+
+
+def test_silence_asks_for_the_final_and_a_finished_sentence_ends_early() -> None:
+    talk = Talk()
+    talk.say(20)
+    assert talk.hush(2) == []
+    assert talk.hush(1) == [MayEnd(1, 1, 23 * 512)]
+    assert talk.text(1, 1, "What is the time?") == []
+    said_ms = talk.now_ms - 3 * WINDOW_MS
+    assert talk.wait(said_ms + 199 - talk.now_ms) == []
+    assert talk.wait(1) == [EndTurn(1, 1, 20 * 512)]
+
+
+def test_a_final_behind_the_short_wait_ends_at_once() -> None:
+    talk = Talk()
+    talk.say(20)
+    assert talk.hush(15) == [MayEnd(1, 1, 23 * 512)]
+    assert talk.text(1, 1, "What is the time?") == [EndTurn(1, 1, 20 * 512)]
+
+
+@pytest.mark.parametrize("text", [None, "I would like to...", ""])
+def test_without_a_finished_sentence_it_takes_the_long_wait(text: str | None) -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    if text is not None:
+        talk.text(1, 1, text)
+    assert talk.wait(799 - 3 * WINDOW_MS) == []
+    assert talk.wait(1) == [EndTurn(1, 1, 20 * 512)]
+
+
+def test_speech_after_a_pause_voids_the_attempt() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "I would like to.")
+    assert talk.say(1) == []
+    assert talk.say(1) == [Resumed(1, 1)]
+    assert talk.text(1, 1, "I would like to.") == []
+    assert talk.hush(3) == [MayEnd(1, 2, 28 * 512)]
+    talk.text(1, 2, "I would like to eat something.")
+    assert talk.hush(4) == [EndTurn(1, 2, 25 * 512)]
+
+
+def test_a_single_window_of_noise_only_delays_the_end() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(5)
+    talk.text(1, 1, "What is the time?")
+    assert talk.say(1) + talk.wait(40) == []  # the short wait passes meanwhile
+    assert talk.hush(1) == [EndTurn(1, 1, 20 * 512)]
+
+
+def test_a_final_of_a_void_attempt_ends_nothing() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.say(2)
+    talk.hush(3)
+    assert talk.text(1, 1, "What is the time?") + talk.hush(8) == []
+
+
+def test_who_pauses_long_is_given_longer() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(10)
+    talk.say(10)
+    talk.hush(3)
+    talk.text(1, 2, "What is the time?")
+    assert talk.wait(480 - 3 * WINDOW_MS - 1) == []
+    assert talk.wait(1) == [EndTurn(1, 2, 40 * 512)]
+
+
+def test_a_microphone_that_falls_silent_in_mid_speech_ends_the_turn() -> None:
+    talk = Talk()
+    talk.say(20)
+    assert talk.wait(1_499) == []
+    assert talk.wait(1) == [MayEnd(1, 1, 20 * 512), EndTurn(1, 1, 20 * 512)]
+
+
+def test_a_microphone_that_falls_silent_in_a_pause_changes_nothing() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    assert talk.wait(800) == [EndTurn(1, 1, 20 * 512)]
+
+
+def test_a_turn_that_is_too_long_is_ended_and_the_next_begins() -> None:
+    talk = Talk(max_turn_ms=1_000, confirm_after_ms=5_000, pause_after_ms=5_000)
+    commands = talk.say(40)
+    assert commands[:4] == [StartTurn(1, "speech"), ForwardAudio(1, 0), MayEnd(1, 1, 33 * 512), EndTurn(1, 1, 33 * 512)]
+    assert commands[4:] == [StartTurn(2, "speech", under_bot=True), ForwardAudio(2, 33 * 512)]
+
+
+def test_windows_that_jump_open_turns_all_the_same() -> None:
+    talk = Talk()
+    talk.sample = 1_000_000
+    talk.say(20)
+    talk.hush(30)
+    talk.sample = 512  # as if the edge counted anew
+    talk.text(1, 1, "")
+    assert talk.say(2) == [StartTurn(2, "speech"), ForwardAudio(2, 512)]
+
+
+# -------------------------------------------------------------------------------------------------------- under the bot
+
+
+def test_between_the_end_and_the_edges_word_the_bot_counts_as_thinking() -> None:
+    talk = Talk()
+    talk.say(10)
+    talk.hush(30)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
+
+
+def test_an_empty_final_makes_no_bot_think() -> None:
+    talk = Talk()
+    talk.say(10)
+    talk.hush(30)
+    assert talk.text(1, 1, "") == []
+    assert talk.machine.idle
+    assert talk.say(2)[0] == StartTurn(2, "speech")
+
+
+def test_an_empty_final_that_came_before_the_end_makes_no_bot_think() -> None:
+    talk = Talk()
+    talk.say(10)
+    talk.hush(3)
+    talk.text(1, 1, "")
+    assert talk.hush(30) == [EndTurn(1, 1, 10 * 512)]
+    assert talk.machine.idle
+
+
+@pytest.mark.parametrize("state", ["thinking", "speaking"])
+def test_barge_in_pauses_then_cancels_by_speech_alone(state: str) -> None:
+    talk = answering()
+    talk.bot(state, 1)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
+    assert talk.say(2) == []
+    assert talk.say(1) == [PauseBot(1)]
+    assert talk.say(10) == []
+    assert talk.say(1) == [CancelBot(2, "barge-in")]
+    assert talk.say(10) == []
+    assert talk.hush(3) == [MayEnd(2, 1, talk.sample)]
+
+
+def test_words_cancel_before_the_turn_ends() -> None:
+    talk = answering()
+    talk.say(6)
+    talk.hush(12)
+    assert talk.text(2, 1, "Stop.") == [CancelBot(2, "barge-in"), EndTurn(2, 1, talk.sample - 12 * 512)]
+    assert isinstance(talk.say(2)[0], StartTurn)
+
+
+def test_words_of_a_partial_or_a_void_attempt_cancel_too() -> None:
+    talk = answering()
+    talk.say(6)
+    assert talk.text(2, 0, "Stop", final=False) == [CancelBot(2, "barge-in")]
+
+
+def test_a_cough_resumes_the_bot_when_the_final_is_empty() -> None:
+    talk = answering()
+    talk.say(6)
+    talk.hush(5)
+    speech_end = talk.sample - 5 * 512
+    assert talk.text(2, 1, " . ") == [EndTurn(2, 1, speech_end), ResumeBot(1)]
+    assert talk.text(2, 1, "late words") == []
+    assert talk.say(2)[0] == StartTurn(3, "speech", under_bot=True)
+
+
+def test_a_cough_resumes_the_bot_when_no_final_comes() -> None:
+    talk = answering()
+    talk.say(5)
+    paused_ms = talk.now_ms
+    assert talk.all[-1] == PauseBot(1)
+    talk.hush(62)
+    assert not isinstance(talk.all[-1], ResumeBot)
+    talk.wait(paused_ms + 2_000 - talk.now_ms)
+    assert talk.all[-2:] == [EndTurn(2, 1, talk.sample - 62 * 512), ResumeBot(1)]
+
+
+def test_the_verdict_waits_for_words_that_came_late() -> None:
+    talk = answering(confirm_after_ms=3_000)
+    talk.say(6)
+    talk.hush(50)
+    talk.say(5)
+    talk.hush(3)  # the second attempt, 1,900 ms after the pause
+    assert talk.wait(799) == []
+    assert talk.wait(1)[-1] == ResumeBot(1)
+
+
+def test_a_short_noise_under_the_bot_pauses_nothing_and_ends_void() -> None:
+    talk = answering()
+    talk.say(2)
+    talk.hush(3)
+    assert talk.text(2, 1, "") == [EndTurn(2, 1, talk.sample - 3 * 512)]
+
+
+def test_a_microphone_that_falls_silent_under_the_bot_is_still_transcribed() -> None:
+    talk = answering()
+    talk.say(6)
+    sample = talk.sample
+    assert talk.wait(1_500) == [MayEnd(2, 1, sample)]
+    assert talk.text(2, 1, "Stop.") == [CancelBot(2, "barge-in"), EndTurn(2, 1, sample)]
+
+
+def test_a_bot_that_finished_is_cancelled_all_the_same_by_words() -> None:
+    talk = answering()
+    talk.say(6)
+    assert talk.bot("silent", 1) == []
+    talk.hush(7)
+    assert talk.text(2, 1, "What else is there?")[0] == CancelBot(2, "bot finished")
+
+
+def test_a_bot_that_finished_is_cancelled_all_the_same_by_speech() -> None:
+    talk = answering()
+    talk.say(2)
+    talk.bot("silent", 1)
+    assert talk.say(20) == [CancelBot(2, "bot finished")]
+
+
+def test_a_bot_that_finished_unpaused_hears_nothing_of_a_cough() -> None:
+    talk = answering()
+    talk.say(2)
+    talk.bot("silent", 1)
+    assert talk.hush(3) + talk.text(2, 1, "") == [MayEnd(2, 1, talk.sample), EndTurn(2, 1, talk.sample - 3 * 512)]
+    assert talk.machine.idle, "nobody answers a void turn"
+
+
+def test_a_pause_is_taken_back_even_when_the_bot_finished_under_it() -> None:
+    talk = answering()
+    talk.say(6)
+    talk.bot("silent", 1)
+    talk.hush(3)
+    assert talk.text(2, 1, "")[-1] == ResumeBot(1)
+
+
+def test_what_the_edge_says_of_a_cancelled_turn_is_ignored() -> None:
+    talk = answering()
+    talk.say(20)
+    assert talk.all[-1] == CancelBot(2, "barge-in")
+    assert talk.bot("speaking", 1) == []
+    talk.hush(3)
+    talk.text(2, 1, "")
+    talk.hush(30)
+    assert talk.machine.idle
+
+
+def test_a_bot_that_was_taken_for_silent_does_not_talk_over_the_user() -> None:
+    talk = answering()
+    talk.bot("silent", 1)
+    talk.say(10)
+    assert talk.bot("speaking", 1) == [CancelBot(2, "user speaks")]
+
+
+def test_a_lost_answer_does_not_make_the_bot_think_for_ever() -> None:
+    talk = Talk()
+    talk.say(10)
+    talk.hush(30)
+    talk.wait(THINKING_LIMIT_MS)
+    assert talk.machine.idle
+
+
+# ------------------------------------------------------------------------------------------------------------- requests
+
+
+def test_typed_text_cancels_the_bot_and_an_open_turn() -> None:
+    talk = answering()
+    talk.say(6)
+    assert talk.tell(Requested("r1", "text", True)) == [CancelBot(3, "text"), StartTurn(3, "text", "r1")]
+    assert talk.hush(3) + talk.text(2, 1, "Stop.") + talk.wait(5_000) == []
+
+
+def test_a_text_of_the_bots_own_waits_for_silence() -> None:
+    talk = answering()
+    assert talk.tell(Requested("r1", "say", False)) == []
+    talk.say(2)
+    talk.bot("silent", 1)
+    talk.hush(3)
+    ended = talk.text(2, 1, "")
+    assert ended == [EndTurn(2, 1, talk.sample - 3 * 512), StartTurn(3, "say", "r1")]
+    assert talk.say(2)[0] == StartTurn(4, "speech", under_bot=True)
+
+
+def test_requests_are_served_one_after_another() -> None:
+    talk = Talk()
+    assert talk.tell(Requested("r1", "say", False)) == [StartTurn(1, "say", "r1")]
+    assert talk.tell(Requested("r2", "tool", False)) == []
+    assert talk.tell(Requested("r3", "say", False)) == []
+    assert talk.bot("speaking", 1) == []
+    assert talk.bot("silent", 1) == [StartTurn(2, "tool", "r2")]
+    assert talk.bot("silent", 1) == []
+    assert talk.bot("silent", 2) == [StartTurn(3, "say", "r3")]
+
+
+def test_requests_beyond_the_bound_are_refused() -> None:
+    talk = answering()
+    for number in range(MAX_REQUESTS):
+        assert talk.tell(Requested(f"r{number}", "say", False)) == []
+    (refused,) = talk.tell(Requested("one more", "say", False))
+    assert isinstance(refused, RefuseRequest)
+    assert refused.request == "one more"
+
+
+# ------------------------------------------------------------------------------------------------------------- the log
+
+
+def test_the_log_repeats_a_conversation() -> None:
+    talk = answering()
+    talk.say(20)
+    talk.hush(40)
+    log = talk.machine.log
+    again = TurnMachine(Speaking())
+    assert [tuple(again.handle(entry.event, entry.now_ms)) for entry in log] == [entry.commands for entry in log]
+
+
+def test_the_log_is_bounded() -> None:
+    talk = Talk()
+    talk.hush(LOG_ENTRIES + 10)
+    assert len(talk.machine.log) == LOG_ENTRIES
+
+
+# --------------------------------------------------------------------------------------------------- what always holds
+
+TEXTS = st.sampled_from(["", " ", ".", "Stop.", "I would like to...", "What is the time?"])
+STEPS = st.one_of(
+    st.tuples(st.just("say"), st.integers(1, 25)),
+    st.tuples(st.just("hush"), st.integers(1, 40)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 50, 500, 1_500, 3_000, 40_000])),
+    st.tuples(st.just("jump"), st.integers(-100_000, 100_000)),
+    st.tuples(st.just("text"), st.integers(-1, 1), st.integers(-1, 1), TEXTS, st.booleans()),
+    st.tuples(st.just("bot"), st.sampled_from(["silent", "thinking", "speaking", "odd"]), st.integers(-2, 1)),
+    st.tuples(st.just("ask"), st.sampled_from(["text", "say", "tool"]), st.booleans()),
+)
+
+
+class Checked(Talk):
+    """Checks every command against what was said before."""
+
+    def __init__(self, **changes: int) -> None:
+        super().__init__(**changes)
+        self.turn = 0
+        self.attempt = 0
+        self.fence = 0
+        self.open: set[int] = set()
+        self.paused: int | None = None
+        self.asked = 0
+        self.answered = 0
+
+    def tell(self, event: Event) -> list[Command]:
+        commands = super().tell(event)
+        for command in commands:
+            self.check(command)
+        if not self.machine.idle:
+            assert self.wake_ms is not None, "something waits and no Tick was asked for"
+            assert not self.open or self.wake_ms - self.now_ms <= 30_000
+        return commands
+
+    def check(self, command: Command) -> None:
+        match command:
+            case StartTurn(turn, source, _, under_bot):
+                assert turn > self.turn
+                assert not self.open, "a turn was started inside another"
+                self.turn, self.attempt = turn, 0
+                if source == "speech":
+                    self.open.add(turn)
+                    assert under_bot or self.paused is None
+                else:
+                    self.answered += 1
+            case ForwardAudio(turn, from_sample):
+                assert turn in self.open
+                assert from_sample >= 0
+            case MayEnd(turn, attempt, _):
+                assert turn in self.open
+                assert attempt == self.attempt + 1
+                self.attempt = attempt
+            case Resumed(turn, attempt):
+                assert turn in self.open
+                assert attempt == self.attempt
+            case EndTurn(turn, attempt, _):
+                assert turn in self.open
+                assert attempt == self.attempt > 0
+                self.open.discard(turn)
+            case PauseBot(turn):
+                assert self.paused is None
+                assert self.fence <= turn < self.turn
+                self.paused = turn
+            case ResumeBot(turn):
+                assert turn == self.paused
+                self.paused = None
+            case CancelBot(fence, _):
+                assert fence > self.fence
+                assert fence >= self.turn
+                self.fence, self.paused = fence, None
+                self.open = {turn for turn in self.open if turn >= fence}
+            case RefuseRequest():
+                self.answered += 1
+
+    def step(self, step: tuple) -> None:
+        match step:
+            case ("say", windows):
+                self.say(windows)
+            case ("hush", windows):
+                self.hush(windows)
+            case ("wait", ms):
+                self.wait(ms)
+            case ("jump", samples):
+                self.sample = max(0, self.sample + samples)
+            case ("text", turn, attempt, text, final):
+                self.text(max(0, self.turn + turn), max(0, self.attempt + attempt), text, final)
+            case ("bot", state, turn):
+                self.bot(state, max(0, self.turn + turn))
+            case ("ask", source, interrupt):
+                self.asked += 1
+                self.tell(Requested(f"r{self.asked}", source, interrupt))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(STEPS, max_size=30),
+    start_windows=st.integers(1, 4),
+    silence_windows=st.integers(1, 12),
+    max_turn_ms=st.sampled_from([1, 400, 120_000]),
+    pause_after_ms=st.sampled_from([1, 150, 900]),
+    with_audio=st.booleans(),
+)
+def test_no_sequence_of_events_leaves_a_turn_open_or_the_machine_stuck(
+    steps: list, start_windows: int, silence_windows: int, max_turn_ms: int, pause_after_ms: int, with_audio: bool
+) -> None:
+    talk = Checked(
+        start_windows=start_windows, silence_windows=silence_windows, max_turn_ms=max_turn_ms, pause_after_ms=pause_after_ms
+    )
+    for step in steps:
+        talk.step(step)
+    # Time goes on: with a silent microphone that still sends, or with one that does not.
+    if with_audio:
+        talk.hush(5_000 // WINDOW_MS)
+    talk.wait(5_000)
+    assert not talk.open
+    assert talk.paused is None
+    # A bot that never answers or never ends does not hold it up for good.
+    talk.wait((MAX_REQUESTS + 1) * THINKING_LIMIT_MS + 1_800_000)
+    assert talk.machine.idle
+    assert talk.answered == talk.asked
+    assert talk.ticks < 2_000
+    before = talk.turn
+    talk.hush(1)
+    talk.say(start_windows)
+    assert talk.turn == before + 1
+    assert any(isinstance(command, StartTurn) and command.source == "speech" for command in talk.all[-4:])
