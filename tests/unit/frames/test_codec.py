@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import tracemalloc
@@ -51,6 +52,11 @@ def wire(*values: Any) -> bytes:
 
 def header(kind: int) -> tuple[Any, ...]:
     return (kind, "s1", 1, 2, 3, 4, 5)
+
+
+def feed_all(decoder: FrameDecoder, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        decoder.feed(piece)
 
 
 class TestRoundTrip:
@@ -124,10 +130,8 @@ class TestHostile:
     @given(st.binary(max_size=200))
     @settings(max_examples=300)
     def test_any_bytes_decode_or_raise_frame_decode_error(self, data: bytes) -> None:
-        try:
+        with contextlib.suppress(FrameDecodeError):
             FrameDecoder().feed(data)
-        except FrameDecodeError as error:
-            assert str(error)
 
     @given(ANY_FRAME, st.data())
     @settings(max_examples=200)
@@ -205,9 +209,7 @@ class TestHostile:
         tracemalloc.start()
         try:
             with pytest.raises(FrameDecodeError):
-                for _ in range(2 * MAX_FRAME_BYTES // 65_536 + 1):
-                    decoder.feed(prefix)
-                    prefix = bytes(65_536)
+                feed_all(decoder, [prefix, *[bytes(65_536)] * (2 * MAX_FRAME_BYTES // 65_536)])
             peak_bytes = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -225,12 +227,8 @@ class TestHostile:
     def test_a_frame_that_never_ends_is_given_up(self, opening: bytes, filling: bytes) -> None:
         decoder = FrameDecoder()
         decoder.feed(opening)
-        fed_bytes = 0
         with pytest.raises(FrameDecodeError):
-            while fed_bytes < 3 * MAX_FRAME_BYTES:
-                decoder.feed(filling)
-                fed_bytes += len(filling)
-        assert fed_bytes <= MAX_FRAME_BYTES
+            feed_all(decoder, [filling] * (MAX_FRAME_BYTES // len(filling) + 1))
 
     def test_a_frame_too_large_is_refused_however_it_comes(self) -> None:
         data = wire(*header(20), 0, bytes(MAX_FRAME_BYTES))
@@ -238,8 +236,7 @@ class TestHostile:
             FrameDecoder().feed(data)
         decoder = FrameDecoder()
         with pytest.raises(FrameDecodeError, match="bytes"):
-            for start in range(0, len(data), 100_000):
-                decoder.feed(data[start : start + 100_000])
+            feed_all(decoder, [data[start : start + 100_000] for start in range(0, len(data), 100_000)])
 
 
 class TestSender:
