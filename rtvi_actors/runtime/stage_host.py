@@ -170,10 +170,9 @@ class SessionHost:
             return "the actor is stopping"
         if known is not None:
             return f"the session is here already, with epoch {known.port.epoch}"
-        if attach.epoch <= self._epochs.get(attach.session, 0):
-            return f"epoch {attach.epoch} is not newer than {self._epochs[attach.session]}"
-        if attach.epoch < 1:
-            return f"epoch {attach.epoch} must be 1 or more"
+        last = self._epochs.get(attach.session, 0)
+        if attach.epoch <= last:
+            return f"epoch {attach.epoch} is not newer than {last}"
         if len(self._sessions) >= self._limit:
             return f"all {self._limit} places are taken"
         return ""
