@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rtvi_actors.errors import RtviActorsError, SessionClosedError
 from rtvi_actors.frames.types import Credit, Error, Frame, Lane, Role
-from rtvi_actors.runtime.mailbox import CREDIT_WINDOWS, CreditWindow
+from rtvi_actors.runtime.mailbox import WINDOW_BYTES, CreditWindow
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class SessionPort:
         """See :meth:`StagePort.send_credited`. Those who wait for room get it in the order they came.
 
         Raises:
-            ValueError: no such stream, or ``size_bytes`` is more than its whole window.
+            ValueError: no such stream.
             SessionClosedError: as :meth:`send`.
         """
         await self._gate(to, stream).enter(size_bytes)
@@ -155,7 +155,7 @@ class SessionPort:
     def credited(self, peer: str, credit: Credit) -> None:
         """A Credit frame came from ``peer``. One for an unknown stream is logged and dropped."""
         role = self._roles.get(peer)
-        if role is None or credit.stream not in CREDIT_WINDOWS:
+        if role is None or credit.stream not in WINDOW_BYTES:
             log.warning("session %s: credit for stream %r from %s dropped", self.session, credit.stream, peer)
             return
         self._gate(role, credit.stream).give(credit.bytes)
@@ -199,9 +199,9 @@ class SessionPort:
     def _gate(self, role: Role, stream: str) -> _CreditGate:
         gate = self._gates.get((role, stream))
         if gate is None:
-            if stream not in CREDIT_WINDOWS:
-                raise ValueError(f"no credited stream {stream!r}; there are {', '.join(CREDIT_WINDOWS)}")
-            gate = self._gates[role, stream] = _CreditGate(CREDIT_WINDOWS[stream])
+            if stream not in WINDOW_BYTES:
+                raise ValueError(f"no credited stream {stream!r}; there are {', '.join(WINDOW_BYTES)}")
+            gate = self._gates[role, stream] = _CreditGate(WINDOW_BYTES[stream])
         return gate
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -233,15 +233,12 @@ class _CreditGate:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
         self._window = CreditWindow(limit_bytes)
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closed = False
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until there is room for ``size_bytes`` and take it. Cancelling gives back what was taken."""
-        if size_bytes > self._limit_bytes:
-            raise ValueError(f"{size_bytes} bytes can never be sent: the window has {self._limit_bytes}")
         if self._closed or (not self._line and self._window.take(size_bytes)):
             return
         place = (size_bytes, asyncio.get_running_loop().create_future())

@@ -144,9 +144,17 @@ async def test_streams_have_windows_of_their_own_and_must_exist() -> None:
     assert len(links.sent) == 2
     with pytest.raises(ValueError, match="no credited stream"):
         await port.send_credited("edge", "video", audio(0), 10)
-    with pytest.raises(ValueError, match="can never be sent"):
-        await port.send_credited("tts", "clause", Clause(clause=0, text="a"), 4_097)
     port.credited("edge/0", Credit(stream="video", bytes=10))  # logged, dropped
+
+
+async def test_a_frame_larger_than_the_window_goes_when_nothing_else_is_out() -> None:
+    port, links = make()
+    await asyncio.wait_for(port.send_credited("tts", "clause", Clause(clause=0, text="a"), 10_000), 1)
+    second = asyncio.create_task(port.send_credited("tts", "clause", Clause(clause=1, text="b"), 10_000))
+    await settle()
+    assert len(links.sent) == 1
+    port.credited("tts/0", Credit(stream="clause", bytes=10_000))
+    await asyncio.wait_for(second, 1)
 
 
 async def test_grant_sends_credit_to_the_producer() -> None:
