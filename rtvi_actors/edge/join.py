@@ -10,8 +10,8 @@ out in the order that clients rely on:
 * A void turn (no words, or hidden to its end) leaves no trace but the user-stopped of a user-started that was sent.
 * Nothing of a turn below the fence leaves, nor of an attempt that was resumed over.
 
-What is held is bounded by the windows of its producers' streams: each byte of ``bot_audio`` and ``text`` is granted back once, by the
-playout when it was sent, or here when it left or was dropped.
+What is held is bounded by the windows of its producers' streams: each byte of ``bot_audio`` and ``text`` is granted back once, by
+the playout when it was sent, or here when it left or was dropped.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ Output: TypeAlias = Event | Play | Grant
 class _Turn:
     """What is known of a turn that is not over.
 
-    ``told``: its user-started was sent. ``final``: the last transcript of ``attempt``; ``ended``: the attempt that TurnEnded named.
-    ``held``: the answer's frames before the join. ``audio``: frames of clauses that are not here yet.
+    ``told``: its user-started was sent. ``partial``: the last transcript that is not final. ``final``: that of ``attempt``; ``ended``:
+    the attempt that TurnEnded named. ``held``: the answer's frames before the join. ``audio``: frames of clauses that are not here yet.
     """
 
     number: int
@@ -95,7 +95,7 @@ class _Turn:
     attempt: int = 0
     partial: str = ""
     final: str | None = None
-    ended: int = 0
+    ended: int | None = None
     joined: bool = False
     held: list[AnswerFrame] = field(default_factory=list)
     clauses: set[int] = field(default_factory=set)
@@ -170,20 +170,22 @@ class Join:
         return [UserStarted(turn.number), *self._tell_transcript(turn)]
 
     def _transcribe(self, turn: _Turn, frame: Transcript) -> list[Output]:
-        if turn.joined or frame.attempt < turn.attempt:
+        if turn.joined:
+            return []
+        if not frame.final:
+            turn.partial = frame.text
+            return self._tell_transcript(turn) if turn.final is None else []
+        if frame.attempt < turn.attempt:
             return []
         outputs = self._supersede(turn, frame.attempt)
-        if frame.final:
-            turn.final = frame.text
-        else:
-            turn.partial = frame.text
-        if turn.final is not None and turn.ended == turn.attempt:
+        turn.final = frame.text
+        if turn.ended == turn.attempt:
             return [*outputs, *self._try_join(turn)]
         return [*outputs, *self._tell_transcript(turn)]
 
     def _tell_transcript(self, turn: _Turn) -> list[Output]:
         """What the turn's words are so far, as not final."""
-        text = turn.final or turn.partial
+        text = turn.partial if turn.final is None else turn.final
         return [UserText(turn.number, text, final=False)] if turn.told and text else []
 
     def _supersede(self, turn: _Turn, attempt: int) -> list[Output]:

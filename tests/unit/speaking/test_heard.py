@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtvi_actors.speaking.heard import SAMPLES_PER_CHAR, heard_char
+
+pytestmark = pytest.mark.unit
+
+TEXT = "One two three. "
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [(0, ""), (100, ""), (200, "One"), (460, "One"), (470, "One two"), (932, "One two"), (934, "One two three."), (1_000, TEXT)],
+)
+def test_speech_runs_evenly_and_only_whole_words_count(sent: int, heard: str) -> None:
+    assert TEXT[: heard_char(TEXT, sent, 1_000)] == heard
+
+
+def test_a_clause_of_unknown_length_is_judged_by_the_pace_of_speech() -> None:
+    assert TEXT[: heard_char(TEXT, 7 * SAMPLES_PER_CHAR, None)] == "One two"
+    assert TEXT[: heard_char(TEXT, 1_000 * SAMPLES_PER_CHAR, None)] == TEXT.rstrip()
+
+
+def test_marks_tell_better_than_the_mean() -> None:
+    marks = [[0, 0], [800, 4], [900, 8]]
+    assert heard_char(TEXT, 500, 1_000, marks) == 0
+    assert TEXT[: heard_char(TEXT, 800, 1_000, marks)] == "One"
+    assert TEXT[: heard_char(TEXT, 890, 1_000, marks)] == "One two"
+    assert TEXT[: heard_char(TEXT, 980, 1_000, marks)] == "One two"
+    assert heard_char(TEXT, 1_000, 1_000, marks) == len(TEXT)
+
+
+def test_marks_that_do_not_begin_at_zero_or_share_a_sample() -> None:
+    assert heard_char(TEXT, 50, 1_000, [[100, 0], [100, 4], [1_000, 15]]) == 0
+    assert TEXT[: heard_char(TEXT, 100, 1_000, [[100, 0], [100, 4], [1_000, 15]])] == "One"
+
+
+@given(
+    text=st.text(max_size=60),
+    total=st.integers(1, 50_000),
+    sent=st.lists(st.integers(0, 60_000), min_size=2, max_size=2),
+    marks=st.lists(st.tuples(st.integers(0, 50_000), st.integers(0, 60)), max_size=5),
+    known=st.booleans(),
+)
+def test_more_audio_is_never_less_text(text: str, total: int, sent: list[int], marks: list[tuple[int, int]], known: bool) -> None:
+    samples = sorted(sample for sample, _ in marks)
+    chars = sorted(min(char, len(text)) for _, char in marks)
+    ordered = [list(mark) for mark in zip(samples, chars, strict=True)]
+    less, more = (heard_char(text, count, total if known else None, ordered) for count in sorted(sent))
+    assert 0 <= less <= more <= len(text)
+    for heard in (less, more):
+        # At the end of a word: no word is split.
+        assert heard == len(text) or heard == 0 or (not text[heard - 1].isspace() and text[heard].isspace())
