@@ -55,6 +55,12 @@ async def decode(backend: FasterWhisper, pcm: bytes, session: str = "s1") -> Stt
     return pieces[0]
 
 
+async def waiting(backend: FasterWhisper, count: int) -> None:
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert backend._worker.waiting == count
+
+
 def error_rate(heard: dict[str, str]) -> float:
     recordings = clips()
     errors = sum(word_errors(words(text), words(heard[name])) for name, (_, text) in recordings.items())
@@ -101,8 +107,7 @@ async def test_requests_of_several_sessions_share_a_run(whisper, monkeypatch):
     first = asyncio.create_task(decode(whisper, pcm, "s0"))
     assert await asyncio.to_thread(blocked.wait, 30)
     others = [asyncio.create_task(decode(whisper, pcm, f"s{n}")) for n in range(1, 5)]
-    while whisper._worker.waiting < 4:
-        await asyncio.sleep(0)
+    await waiting(whisper, 4)
     go.set()
     pieces = await asyncio.gather(first, *others)
     assert sizes == [1, 4]
@@ -127,8 +132,7 @@ async def test_a_withdrawn_request_is_not_decoded(whisper, monkeypatch):
     assert await asyncio.to_thread(blocked.wait, 30)
     unwanted = asyncio.create_task(decode(whisper, bytes(48_000)))
     wanted = asyncio.create_task(decode(whisper, bytes(64_000)))
-    while whisper._worker.waiting < 2:
-        await asyncio.sleep(0)
+    await waiting(whisper, 2)
     unwanted.cancel()
     with pytest.raises(asyncio.CancelledError):
         await unwanted

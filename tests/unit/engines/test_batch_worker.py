@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -56,13 +57,18 @@ async def read(worker: BatchWorker[str, str], request: str, session: str = "s1")
     return "".join([piece async for piece in worker.stream(session, request)])
 
 
+async def rest(pieces: AsyncIterator[str]) -> str:
+    return "".join([piece async for piece in pieces])
+
+
 async def begin(worker: BatchWorker[str, str], model: Model, *requests: str) -> list[asyncio.Task[str]]:
     """Let the model hang on "first" while ``requests`` of several sessions wait."""
     tasks = [asyncio.create_task(read(worker, "first", "s0"))]
     assert await asyncio.to_thread(model.begun.acquire, timeout=10)
     tasks += [asyncio.create_task(read(worker, request, f"s{n}")) for n, request in enumerate(requests, start=1)]
-    while worker.waiting < len(requests):
+    for _ in range(100):
         await asyncio.sleep(0)
+    assert worker.waiting == len(requests)
     return tasks
 
 
@@ -152,6 +158,5 @@ async def test_an_answer_that_nobody_fetches_fails(monkeypatch):
     assert await anext(pieces) == "x"
     assert await asyncio.to_thread(done.wait, 10)
     with pytest.raises(EngineError, match="not fetched"):
-        while True:
-            await anext(pieces)
+        await rest(pieces)
     await asyncio.to_thread(worker.close)
