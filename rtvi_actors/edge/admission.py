@@ -31,3 +31,10 @@ class Admission(Protocol):
 
         Must succeed however the session ended; repeating it is harmless.
         """
+
+    async def ready(self) -> None:
+        """Return when a place could be had this moment.
+
+        Raises:
+            CapacityError: none could.
+        """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIN_RATE_HZ = 8_000
-MAX_RATE_HZ = 48_000
+from rtvi_actors.frames.audio import BYTES_PER_SAMPLE, MAX_HZ, MIN_HZ
+
 MAX_CHANNELS = 2
 MAX_PIECE_MS = 2_000
 """Longest piece of audio in one message. The JavaScript client sends 16 ms, telephony 20 ms."""
@@ -32,13 +32,13 @@ def check_size(size_bytes: int, max_bytes: int) -> Problem | None:
 
 def check_audio(size_bytes: int, rate_hz: int, channels: int) -> Problem | None:
     """Check one piece of PCM16 before it is resampled, so that no rate and no length can make the resampler work or grow."""
-    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        return Problem("audio-rate", f"Audio of {rate_hz} Hz dropped: {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are understood.")
+    if not MIN_HZ <= rate_hz <= MAX_HZ:
+        return Problem("audio-rate", f"Audio of {rate_hz} Hz dropped: {MIN_HZ} to {MAX_HZ} Hz are understood.")
     if not 1 <= channels <= MAX_CHANNELS:
         return Problem("audio-channels", f"Audio of {channels} channels dropped: 1 or {MAX_CHANNELS} are understood.")
-    if size_bytes % (2 * channels):
+    if size_bytes % (BYTES_PER_SAMPLE * channels):
         return Problem("audio-length", f"Audio of {size_bytes} bytes dropped: not a whole number of 16 bit samples.")
-    if size_bytes * 1_000 > MAX_PIECE_MS * rate_hz * channels * 2:
+    if size_bytes * 1_000 > MAX_PIECE_MS * rate_hz * channels * BYTES_PER_SAMPLE:
         return Problem("audio-piece", f"Audio of {size_bytes} bytes in one message dropped: at most {MAX_PIECE_MS} ms are allowed.")
     return None
 

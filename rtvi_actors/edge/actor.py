@@ -1,0 +1,167 @@
+"""The Ray actor around an edge: one process with a web server, links to all stage groups, and the sessions of its clients.
+
+A plain class; whoever starts it decorates it with ``ray.remote``. Ray calls start, link, ask and stop it, and it asks the scheduler
+for places through Ray; frames travel on the links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from typing import Any
+
+from rtvi_actors.config import Config
+from rtvi_actors.edge import app
+from rtvi_actors.edge.scheduler_client import SchedulerClient
+from rtvi_actors.edge.sessions import Sessions
+from rtvi_actors.errors import SessionLostError
+from rtvi_actors.frames.types import Frame
+from rtvi_actors.runtime import process
+from rtvi_actors.runtime.switchboard import Switchboard
+
+log = logging.getLogger(__name__)
+
+CONNECT_DEADLINE_S = 10.0
+SERVER_STOP_S = 4.0
+
+
+class EdgeActor:
+    """Serves clients. ``name`` is the actor's on the links, ``path`` its Unix socket, ``node`` the node it runs on.
+
+    ``config``: ``Config.to_dict()``, with the port of this edge; ``scheduler`` and ``namespace``: where places are asked for.
+    Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
+    """
+
+    def __init__(self, name: str, path: str, node: str, config: dict[str, Any], scheduler: str, namespace: str) -> None:
+        self._name = name
+        self._path = path
+        self._node = node
+        self._config = config
+        self._admission = SchedulerClient(scheduler, namespace, name)
+        self._stopped = asyncio.Event()
+        self._sessions: Sessions | None = None
+        self._switchboard: Switchboard | None = None
+        self._server: app.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> dict[str, Any]:
+        """Take the port, listen for links, serve. Returns ``{pid, node, name, path, host, port, url}``.
+
+        Raises:
+            ConfigError: the port is in use, or the configuration cannot be used.
+        """
+        config = Config.from_dict(self._config)
+        process.log_to_stderr(self._name, config.app.log_level)
+        process.limit_threads(1)
+        listener = app.bind(config.edge.host, config.edge.port)
+        port = listener.getsockname()[1]
+        switchboard = Switchboard(
+            self._name,
+            self._path,
+            node=self._node,
+            on_frame=self._on_frame,
+            on_peer=self._on_peer,
+            on_overflow=self._on_overflow,
+        )
+        try:
+            await switchboard.open()
+        except BaseException:
+            listener.close()
+            raise
+        self._switchboard = switchboard
+        self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost)
+        self._server = app.Server(app.build(self._sessions), config.edge)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
+        host = config.edge.host
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("serving at %s", url)
+        return {
+            "pid": os.getpid(),
+            "node": self._node,
+            "name": self._name,
+            "path": self._path,
+            "host": host,
+            "port": port,
+            "url": url,
+        }
+
+    async def connect(self, peers: dict[str, str]) -> None:
+        """Dial the stage actors ``peers`` (name -> socket path) and wait until all links are up, 10 s at most.
+
+        Raises:
+            SessionLostError: not all of them answered in time. They are not dialled any more.
+        """
+        switchboard = self._open_switchboard()
+        for name, path in peers.items():
+            switchboard.dial(name, path)
+        try:
+            await switchboard.wait_connected(list(peers), CONNECT_DEADLINE_S)
+        except TimeoutError as error:
+            await self.disconnect(list(peers))
+            raise SessionLostError(str(error)) from None
+
+    async def disconnect(self, names: list[str]) -> None:
+        """Close the links to these actors: their group ends. Sessions that still use them end too."""
+        switchboard = self._open_switchboard()
+        for name in names:
+            switchboard.undial(name)
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The sessions served now, with the figures of their last turns."""
+        return [] if self._sessions is None else self._sessions.status()
+
+    async def busy_turns(self) -> int:
+        """In how many sessions somebody speaks or is waited for."""
+        return 0 if self._sessions is None else self._sessions.busy_turns
+
+    async def stats(self) -> dict[str, Any]:
+        """Counters of the sessions, the links' figures and how late the event loop runs."""
+        switchboard = self._open_switchboard()
+        counters = {} if self._sessions is None else self._sessions.stats()
+        peers = {name: dataclasses.asdict(figures) for name, figures in switchboard.peers().items()}
+        return {**counters, "peers": peers, "loop_lag_ms": switchboard.loop_lag_ms}
+
+    async def ping(self) -> None:
+        """Answer, which only a process whose event loop runs can."""
+
+    async def run_until_stopped(self) -> None:
+        """Returns at :meth:`stop`. Its reference fails within milliseconds when the process dies."""
+        await self._stopped.wait()
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """End all sessions, ``grace_s`` for them to give everything back, and leave. The caller sees ``ActorDiedError``."""
+        await self.shut_down(grace_s)
+        process.leave_actor()
+
+    async def shut_down(self, grace_s: float) -> None:
+        """What :meth:`stop` does before the process ends."""
+        if self._sessions is not None:
+            await self._sessions.stop(grace_s)
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await asyncio.wait({self._serving}, timeout=SERVER_STOP_S)
+            self._serving.cancel()
+        await self._admission.close()
+        if self._switchboard is not None:
+            await self._switchboard.close()
+        self._sessions = self._switchboard = self._server = self._serving = None
+        self._stopped.set()
+
+    def _open_switchboard(self) -> Switchboard:
+        if self._switchboard is None:
+            raise SessionLostError(f"{self._name} is not started, or stopped")
+        return self._switchboard
+
+    def _on_frame(self, peer: str, frame: Frame) -> None:
+        if self._sessions is not None:
+            self._sessions.on_frame(peer, frame)
+
+    def _on_peer(self, peer: str, up: bool, reason: str) -> None:
+        if self._sessions is not None:
+            self._sessions.on_peer(peer, up, reason)
+
+    def _on_overflow(self, session: str, reason: str) -> None:
+        if self._sessions is not None:
+            self._sessions.on_overflow(session, reason)

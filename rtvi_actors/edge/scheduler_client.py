@@ -1,0 +1,111 @@
+"""The scheduler as an edge sees it: a named Ray actor. Fulfils :class:`~rtvi_actors.edge.admission.Admission`.
+
+No call waits for longer than its deadline. A place that is granted after the edge gave up waiting is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from rtvi_actors.edge.admission import Lease
+from rtvi_actors.errors import CapacityError
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 2.0
+RETRY_MS = 2_000
+"""When to come again, if the scheduler is not there or does not answer."""
+RELEASE_ATTEMPTS = 3
+
+
+class SchedulerClient:
+    """Asks the actor ``scheduler`` of ``namespace`` on behalf of the edge ``edge``."""
+
+    def __init__(self, scheduler: str, namespace: str, edge: str) -> None:
+        self._scheduler = scheduler
+        self._namespace = namespace
+        self._edge = edge
+        self._handle: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def admit(self) -> Lease:
+        """See :class:`Admission`. No scheduler, or no answer in time, is no place."""
+        call = asyncio.ensure_future(self._call("admit", self._edge))
+        done, _ = await asyncio.wait({call}, timeout=DEADLINE_S)
+        if not done:
+            self._spawn(self._give_back(call), "give back a late place")
+            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
+        try:
+            answer = call.result()
+        except (ray.exceptions.RayError, ValueError) as error:
+            self._handle = None
+            raise CapacityError("the scheduler is not there", RETRY_MS) from error
+        if "refused" in answer:
+            raise CapacityError(answer["refused"], answer["retry_after_ms"])
+        return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])
+
+    async def release(self, session: str, *, clean: bool) -> None:
+        """See :class:`Admission`. A scheduler that is gone has no table any more: nothing is left to be told."""
+        for _ in range(RELEASE_ATTEMPTS):
+            try:
+                await asyncio.wait_for(self._call("release", session, clean), DEADLINE_S)
+                return
+            except TimeoutError:
+                continue
+            except (ray.exceptions.RayError, ValueError) as error:
+                self._handle = None
+                log.warning("session %s is not given back: the scheduler is gone: %s", session, error)
+                return
+        log.error("session %s is not given back: the scheduler does not answer", session)
+
+    async def ready(self) -> None:
+        """See :class:`Admission`."""
+        try:
+            free = await asyncio.wait_for(self._call("ready", self._edge), DEADLINE_S)
+        except TimeoutError:
+            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS) from None
+        except (ray.exceptions.RayError, ValueError) as error:
+            self._handle = None
+            raise CapacityError("the scheduler is not there", RETRY_MS) from error
+        if not free:
+            raise CapacityError("no place is free")
+
+    def report_lost(self, actor: str, reason: str) -> None:
+        """Tell the scheduler that the link to ``actor`` broke under a session. Returns at once."""
+        self._spawn(self._report_lost(actor, reason), f"report {actor}")
+
+    async def close(self) -> None:
+        """Wait for what is still being told, up to its deadline."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DEADLINE_S)
+
+    async def _report_lost(self, actor: str, reason: str) -> None:
+        try:
+            await asyncio.wait_for(self._call("report_lost", actor, reason), DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError, ValueError) as error:
+            log.warning("the loss of %s (%s) is not reported: %s", actor, reason, error or "no answer")
+
+    async def _give_back(self, call: asyncio.Future[dict[str, Any]]) -> None:
+        try:
+            answer = await call
+        except (ray.exceptions.RayError, ValueError):
+            return
+        if "session" in answer:
+            await self.release(answer["session"], clean=True)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        if self._handle is None:
+            # A round trip to Ray's control store that blocks: not on the event loop, which paces everybody's audio.
+            self._handle = await asyncio.to_thread(ray.get_actor, self._scheduler, self._namespace)
+        return await getattr(self._handle, method).remote(*args)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,243 @@
+"""One client's session at the edge, from its lease to its end. Knows no web framework: the client is a :class:`Client`.
+
+Its way: ``attach``, then ``serve`` with the connected client, then ``close``; the last one always. Whatever ends a session (the
+client, disconnect-bot, a lost stage, a stop of the edge) goes through one place, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from rtvi_actors.config import Config
+from rtvi_actors.edge.admission import Lease
+from rtvi_actors.edge.attachment import STAGES, Attachment
+from rtvi_actors.edge.client import Client, ClientGoneError, Outbox
+from rtvi_actors.edge.conversation import Conversation
+from rtvi_actors.edge.intake import Intake
+from rtvi_actors.frames.types import Attach, Attached, Credit, Detach, Error, Frame, Refused, Role
+from rtvi_actors.rtvi.events import Failure
+from rtvi_actors.runtime.session_port import Links, SessionPort
+
+log = logging.getLogger(__name__)
+
+DETACH_DEADLINE_MS = 1_000
+FLUSH_DEADLINE_S = 1.0
+"""How long a session that ends waits for its client to take what is queued."""
+LEAVE_DEADLINE_MS = 30_000
+"""How long a bot that was told to disconnect may go on with what it is saying."""
+
+CLOSED = 1000
+GOING_AWAY = 1001
+TOO_SLOW = 1008
+FAILED = 1011
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Why a session ends, and what the client's connection is closed with. ``flush``: what is queued goes out first."""
+
+    reason: str
+    code: int
+    failed: bool = False
+    flush: bool = True
+
+
+class EdgeSession:
+    """See the module.
+
+    Args:
+        lease: the place that the session got.
+        links: the links of this process, to the stages.
+        config: the app's.
+    """
+
+    def __init__(self, lease: Lease, links: Links, config: Config) -> None:
+        self.lease = lease
+        self.since = time.time()
+        self._config = config
+        self._port = SessionPort(
+            links,
+            lease.session,
+            lease.epoch,
+            lease.route,
+            on_error=lambda failure: self.fail(f"internal error: {failure.text}"),
+            on_unreachable=lambda role: self._lost(role, "not connected"),
+        )
+        self._outbox = Outbox(config.edge.send_buffer_bytes, self._too_slow)
+        self._conversation = Conversation(self._port, self._outbox, config.edge.lead_ms, self._bot_silent)
+        self._intake = Intake(self._port, self._conversation, config.edge, self._leave)
+        self._attachment = Attachment(self._port)
+        self._leaving = False
+        self._ending: _Ending | None = None
+        self._over = asyncio.Event()
+        self._detached: bool | None = None
+
+    # ------------------------------------------------------------------------------------------------------------- life
+
+    async def attach(self) -> None:
+        """Open the session at the four stages.
+
+        Raises:
+            CapacityError: they are not all open within the deadline. :meth:`close` must follow.
+        """
+        attach = Attach(route=self.lease.route, bot=self.lease.bot)
+        await self._attachment.attach(attach, self._config.scheduler.attach_deadline_ms)
+
+    async def serve(self, client: Client, incoming: AsyncIterator[bytes | str]) -> None:
+        """Talk with ``client`` until the session is over, and close its connection.
+
+        ``incoming`` yields what the client sends, text frames as str, and ends when it is gone.
+        """
+        writer = self._port.spawn(self._write(client), "writer")
+        self._port.spawn(self._read(incoming), "reader")
+        await self._over.wait()
+        # Stages stop at once, while the client still gets what is queued for it.
+        await asyncio.gather(self._dismiss(client, writer), self._detach())
+
+    async def close(self) -> bool:
+        """End the session wherever it is, and give everything back. Says whether no stage holds anything of it any more."""
+        self._end(_Ending("the session is closed", GOING_AWAY))
+        await self._detach()
+        await self._port.close()
+        return bool(self._detached) and not self.failed
+
+    def end(self, reason: str) -> None:
+        """End it politely from this side. Returns at once; :meth:`serve` returns when it is done."""
+        self._end(_Ending(reason, GOING_AWAY))
+
+    def fail(self, reason: str) -> None:
+        """It cannot go on: tell the client and end it."""
+        if self._ending is None:
+            log.warning("session %s fails: %s", self.lease.session, reason)
+            self._conversation.tell(Failure(reason, fatal=True))
+            self._end(_Ending(reason, FAILED, failed=True))
+
+    def _end(self, ending: _Ending) -> None:
+        if self._ending is None:
+            self._ending = ending
+            self._conversation.close()
+            self._outbox.finish()
+            self._over.set()
+
+    def _too_slow(self) -> None:
+        self._end(_Ending("the client reads too slowly", TOO_SLOW, flush=False))
+
+    async def _detach(self) -> None:
+        if self._detached is None:
+            reason = self._ending.reason if self._ending else ""
+            self._detached = await self._attachment.detach(reason, DETACH_DEADLINE_MS)
+
+    async def _dismiss(self, client: Client, writer: asyncio.Task[None]) -> None:
+        assert self._ending is not None
+        if self._ending.flush:
+            await asyncio.wait({writer}, timeout=FLUSH_DEADLINE_S)
+        writer.cancel()
+        await asyncio.wait({writer})
+        await client.close(self._ending.code, self._ending.reason)
+
+    async def _write(self, client: Client) -> None:
+        try:
+            await self._outbox.write_to(client)
+        except ClientGoneError:
+            self._client_gone()
+
+    async def _read(self, incoming: AsyncIterator[bytes | str]) -> None:
+        async for data in incoming:
+            if self._ending is None:
+                self._intake.take(data)
+        self._client_gone()
+
+    def _client_gone(self) -> None:
+        """Never told to the client: there is nobody to tell."""
+        self._outbox.discard()
+        self._end(_Ending("the client is gone", CLOSED, flush=False))
+
+    # -------------------------------------------------------------------------------------------------------- from stages
+
+    def receive(self, peer: str, frame: Frame) -> None:
+        """Take a frame that came from the actor ``peer``. Strangers and other epochs are ignored."""
+        role = self._port.role_of(peer)
+        if role is None or frame.epoch != self.lease.epoch:
+            return
+        if isinstance(frame, Attached | Refused | Detach):
+            self._attachment.receive(frame, role)
+        elif isinstance(frame, Credit):
+            self._port.credited(peer, frame)
+        elif self._ending is None:
+            if isinstance(frame, Error) and frame.scope in ("session", "cluster"):
+                self.fail(frame.text)
+            else:
+                self._conversation.receive(frame)
+
+    def peer_down(self, peer: str, reason: str) -> bool:
+        """The link to the actor ``peer`` is down. Says whether the session needed it; it fails then."""
+        role = self._port.peer_down(peer)
+        if role not in STAGES or self._detached is not None:
+            return False
+        self._lost(role, reason)
+        return True
+
+    def _lost(self, role: Role, reason: str) -> None:
+        self._attachment.lost(role, reason)
+        self.fail(f"{role} is lost: {reason}")
+
+    # ----------------------------------------------------------------------------------------------------- disconnect-bot
+
+    def _leave(self) -> None:
+        """The bot says what is queued, then the session ends."""
+        if not self._leaving:
+            self._leaving = True
+            self._port.call_later(LEAVE_DEADLINE_MS, lambda: self._end(_Ending("disconnect-bot", CLOSED)))
+            self._leave_if_silent()
+
+    def _bot_silent(self) -> None:
+        if self._leaving:
+            # Not at once: the next answer may be opened by what is being handled now.
+            self._port.call_later(0, self._leave_if_silent)
+
+    def _leave_if_silent(self) -> None:
+        if self._conversation.bot_state == "silent":
+            self._end(_Ending("disconnect-bot", CLOSED))
+
+    # ---------------------------------------------------------------------------------------------------------- for people
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended since it could not go on."""
+        return self._ending is not None and self._ending.failed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is going on."""
+        return self._conversation.busy
+
+    def status(self) -> dict[str, Any]:
+        """What a person wants to know of it, as builtins."""
+        conversation, playout = self._conversation, self._conversation.playout
+        return {
+            "session": self.lease.session,
+            "epoch": self.lease.epoch,
+            "since": self.since,
+            "turns": conversation.turns,
+            "route": self.lease.route,
+            "bot": conversation.bot_state,
+            "figures": [
+                {
+                    "turn": figures.turn,
+                    "total_ms": figures.total_ms,
+                    "own_share_ms": figures.own_share_ms,
+                    "segments_ms": figures.segments_ms,
+                }
+                for figures in conversation.figures
+            ],
+            "underruns": playout.underruns,
+            "gap_ms": playout.gap_ms,
+            "dropped_messages": self._intake.budget.dropped,
+            "dropped_audio_windows": self._intake.microphone.dropped_windows,
+            "waiting_bytes": self._outbox.waiting_bytes,
+        }

@@ -1,0 +1,162 @@
+"""All sessions of one edge: their admission, the frames that come for them, and their end, after which nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from rtvi_actors.config import Config
+from rtvi_actors.edge.admission import Admission
+from rtvi_actors.edge.session import EdgeSession
+from rtvi_actors.errors import CapacityError, DrainingError
+from rtvi_actors.frames.types import Frame
+from rtvi_actors.runtime.session_port import Links
+
+log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """The sessions of this process. Its ``on_...`` methods are the callbacks of the process's switchboard.
+
+    ``on_lost(actor, reason)`` is called when the link to an actor broke that a session was using.
+    """
+
+    def __init__(self, config: Config, admission: Admission, links: Links, on_lost: Callable[[str, str], None]) -> None:
+        self.admitted = 0
+        self.refused = 0
+        self.failed = 0
+        self.unknown_frames = 0
+        """Frames for sessions that are not here (any more)."""
+        self._config = config
+        self._admission = admission
+        self._links = links
+        self._on_lost = on_lost
+        self._sessions: dict[str, EdgeSession] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+        self._stopping = False
+
+    # ------------------------------------------------------------------------------------------------------------- doors
+
+    async def open(self) -> EdgeSession:
+        """Take a place and open the session at the four stages. :meth:`close` must follow.
+
+        Raises:
+            CapacityError: no place, or the stages did not open it. Nothing is left of it then.
+        """
+        try:
+            if self._stopping:
+                raise DrainingError("this edge is stopping", 5_000)
+            lease = await self._admission.admit()
+        except CapacityError:
+            self.refused += 1
+            raise
+        session = EdgeSession(lease, self._links, self._config)
+        self._sessions[lease.session] = session
+        self._none_left.clear()
+        try:
+            await session.attach()
+        except BaseException as error:
+            if isinstance(error, CapacityError):
+                self.refused += 1
+                log.warning("session %s: %s", lease.session, error)
+            await self.close(session)
+            raise
+        self.admitted += 1
+        return session
+
+    async def close(self, session: EdgeSession) -> None:
+        """End ``session`` and give its place back. Goes on to the end even if the caller is cancelled. May be repeated."""
+        name = session.lease.session
+        closing = self._closing.get(name)
+        if closing is None and name in self._sessions:
+            closing = self._closing[name] = asyncio.create_task(self._close(session), name=f"close {name}")
+            closing.add_done_callback(lambda _: self._closing.pop(name))
+        if closing is not None:
+            await asyncio.shield(closing)
+
+    async def _close(self, session: EdgeSession) -> None:
+        clean = False
+        try:
+            clean = await session.close()
+        finally:
+            self.failed += session.failed
+            await self._admission.release(session.lease.session, clean=clean)
+            del self._sessions[session.lease.session]
+            if not self._sessions:
+                self._none_left.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Admit nobody more, end all sessions, and wait ``grace_s`` until they have given everything back."""
+        self._stopping = True
+        for session in list(self._sessions.values()):
+            session.end("the server is stopping")
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._none_left.wait()
+        except TimeoutError:
+            late = list(self._sessions.values())
+            log.warning("%d sessions did not end within %.1f s", len(late), grace_s)
+            await asyncio.gather(*(self.close(session) for session in late))
+
+    # -------------------------------------------------------------------------------------------------------- from the links
+
+    def on_frame(self, peer: str, frame: Frame) -> None:
+        """Take a frame that came over the link of ``peer``. A session that fails on it ends; the others do not notice."""
+        session = self._sessions.get(frame.session)
+        if session is None:
+            self.unknown_frames += 1
+            return
+        try:
+            session.receive(peer, frame)
+        except Exception as error:
+            log.exception("session %s: %s of %s failed", frame.session, type(frame).__name__, peer)
+            session.fail(f"internal error: {error}")
+
+    def on_peer(self, peer: str, up: bool, reason: str) -> None:
+        """The link of ``peer`` is up or down: sessions that need it end."""
+        if up:
+            return
+        concerned = [session for session in list(self._sessions.values()) if session.peer_down(peer, reason)]
+        if concerned:
+            self._on_lost(peer, reason)
+
+    def on_overflow(self, session: str, reason: str) -> None:
+        """A queue of the links ran over with frames that may not be dropped: the session cannot go on."""
+        if session in self._sessions:
+            self._sessions[session].fail(reason)
+
+    # ---------------------------------------------------------------------------------------------------------- for people
+
+    async def ready(self) -> None:
+        """Return when the next session could be admitted now.
+
+        Raises:
+            CapacityError: it could not, and why.
+        """
+        if self._stopping:
+            raise DrainingError("this edge is stopping", 5_000)
+        await self._admission.ready()
+
+    @property
+    def busy_turns(self) -> int:
+        """Sessions in which somebody speaks or is waited for."""
+        return sum(session.busy for session in self._sessions.values())
+
+    def status(self) -> list[dict[str, Any]]:
+        """All sessions, oldest first, as builtins."""
+        return [session.status() for session in self._sessions.values()]
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start, and sessions now."""
+        return {
+            "sessions": len(self._sessions),
+            "admitted": self.admitted,
+            "refused": self.refused,
+            "failed": self.failed,
+            "busy_turns": self.busy_turns,
+            "unknown_frames": self.unknown_frames,
+        }

@@ -1,0 +1,111 @@
+"""The WebSocket door: a place first, then the accept; one session per socket.
+
+Runs under uvicorn with :class:`AbortableWebSocket`, which lets go of a client that reads nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from rtvi_actors.edge.client import ClientGoneError
+from rtvi_actors.edge.sessions import Sessions
+from rtvi_actors.errors import CapacityError
+
+log = logging.getLogger(__name__)
+
+CLOSE_DEADLINE_S = 1.0
+"""How long a close frame may wait for a client that does not read; then the connection is cut."""
+LINGER_S = 3.0
+"""How long a client may take to answer the close frame; then the connection is cut."""
+ABORT = "rtvi_actors.abort"
+
+
+class AbortableWebSocket(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket with a way to cut the connection, as an ASGI extension: sending never returns while nobody reads."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Add the extension to the scope, which the application sees when its task first runs."""
+        super().handle_connect(event)
+        scope = getattr(self, "scope", None)
+        if scope is not None:
+            scope["extensions"][ABORT] = self.transport.abort
+
+
+class WebSocketClient:
+    """A client on a WebSocket. Fulfils :class:`~rtvi_actors.edge.client.Client`."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._abort: Callable[[], None] = socket.scope.get("extensions", {}).get(ABORT, _nothing)
+
+    async def send_bytes(self, data: bytes) -> None:
+        """See :class:`Client`."""
+        try:
+            await self._socket.send({"type": "websocket.send", "bytes": data})
+        except (OSError, WebSocketDisconnect, RuntimeError) as error:
+            # RuntimeError is how Starlette says that the socket was closed before.
+            raise ClientGoneError(str(error)) from error
+
+    async def close(self, code: int, reason: str) -> None:
+        """See :class:`Client`."""
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await self._socket.close(code, reason)
+        except TimeoutError:
+            self._abort()
+        except (OSError, WebSocketDisconnect, RuntimeError):
+            return  # it is closed
+        else:
+            asyncio.get_running_loop().call_later(LINGER_S, self._abort)
+
+
+async def serve(socket: WebSocket, sessions: Sessions) -> None:
+    """Serve one connection from its handshake to its end. A refusal is an HTTP answer, given before the accept."""
+    try:
+        session = await sessions.open()
+    except CapacityError as refusal:
+        await _refuse(socket, refusal)
+        return
+    try:
+        await socket.accept()
+        await session.serve(WebSocketClient(socket), _incoming(socket))
+    except (OSError, WebSocketDisconnect):
+        log.info("session %s: its client left during the handshake", session.lease.session)
+    finally:
+        await sessions.close(session)
+
+
+async def _refuse(socket: WebSocket, refusal: CapacityError) -> None:
+    try:
+        await socket.send_denial_response(refused(refusal))
+    except (OSError, WebSocketDisconnect):
+        log.info("a client left before it could be refused")
+
+
+def refused(refusal: CapacityError) -> JSONResponse:
+    """The HTTP answer to a client that cannot be served now."""
+    seconds = max(1, -(-refusal.retry_after_ms // 1_000))
+    body = {"detail": str(refusal), "retry_after_ms": refusal.retry_after_ms}
+    return JSONResponse(body, status_code=503, headers={"Retry-After": str(seconds)})
+
+
+async def _incoming(socket: WebSocket) -> AsyncIterator[bytes | str]:
+    """What the client sends, until it is gone."""
+    while True:
+        message: Any = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        data = message.get("bytes")
+        yield data if data is not None else message.get("text") or ""
+
+
+def _nothing() -> None:
+    """For servers without the extension."""
