@@ -41,7 +41,7 @@ ALL = ("edge", "llm", "stt", "tts")
 
 
 class LoudVad:
-    """Takes every sound for speech, and counts how often it started anew."""
+    """Takes every sound for speech."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -50,6 +50,15 @@ class LoudVad:
         assert len(window) == 2 * WINDOW
         self.seen.append(window)
         return 0.9 if any(window) else 0.1
+
+
+class CountedState(VadState):
+    """Counts how often the model forgot."""
+
+    resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
 
 
 class Session:
@@ -241,10 +250,13 @@ async def test_an_odd_byte_is_left_out(session: Session) -> None:
 
 @unit
 async def test_dropped_audio_does_not_break_the_turn(session: Session) -> None:
+    session.stage._vad_state = state = CountedState()
     await session.say(10)
     await session.hear(b"\x01" * 100)  # 50 samples that no window comes of
+    assert state.resets == 0
     session.sample += 16_000
     await session.say(5)
+    assert state.resets == 1
     await session.hush(3)
     to_stt = session.port.frames("stt", Audio, TurnMayEnd)
     assert to_stt[10].first_sample == 10 * WINDOW + 50 + 16_000

@@ -304,6 +304,8 @@ def test_a_cough_resumes_the_bot_when_no_final_comes() -> None:
     assert not isinstance(talk.all[-1], ResumeBot)
     talk.wait(paused_ms + 2_000 - talk.now_ms)
     assert talk.all[-2:] == [EndTurn(2, 1, talk.sample - 62 * 512), ResumeBot(1)]
+    talk.bot("silent", 1)
+    assert talk.machine.idle, "nobody answers a void turn"
 
 
 def test_the_verdict_waits_for_words_that_came_late() -> None:
@@ -396,6 +398,15 @@ def test_typed_text_cancels_the_bot_and_an_open_turn() -> None:
     talk.say(6)
     assert talk.tell(Requested("r1", "text", True)) == [CancelBot(3, "text"), StartTurn(3, "text", "r1")]
     assert talk.hush(3) + talk.text(2, 1, "Stop.") + talk.wait(5_000) == []
+
+
+def test_who_speaks_on_after_typing_opens_a_turn_of_the_speech_that_follows() -> None:
+    talk = answering()
+    talk.say(6)
+    voided = talk.sample
+    talk.tell(Requested("r1", "text", True))
+    assert talk.say(1) == []
+    assert talk.say(1) == [StartTurn(4, "speech", under_bot=True), ForwardAudio(4, voided)]
 
 
 def test_a_text_of_the_bots_own_waits_for_silence() -> None:
