@@ -17,8 +17,9 @@ import numpy as np
 import soxr
 
 from rtvi_actors.config import Config
-from rtvi_actors.engines.backends import backend_class
+from rtvi_actors.engines.actor import backend_class
 from rtvi_actors.errors import ConfigError
+from rtvi_actors.runtime.process import load_class
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ as VOICE_RATE_HZ
 from rtvi_actors.tts.engine import TtsBackend, TtsRequest
 
@@ -93,7 +94,7 @@ async def _voice(config: Config) -> TtsBackend:
     """The voice of ``config``, loaded once in a process."""
     key = (config.tts.backend, config.tts.model)
     if key not in _voices:
-        backend: TtsBackend = backend_class("tts", config.tts.backend)(config)
+        backend: TtsBackend = load_class(backend_class("tts", config.tts.backend), "tts.backend")(config)
         await asyncio.to_thread(backend.load)
         _voices[key] = backend
     return _voices[key]

@@ -1,0 +1,192 @@
+"""Fixtures for all tests: a local Ray, and watches for what a test leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+RAY_MODULES = Path(__file__).parent / "ray"
+"""Importable in the workers of :func:`ray_local`, so that tests can host classes of their own in actors."""
+
+LEAK_DEADLINE_S = 5.0
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[Any]:
+    """Ray on this machine for the whole run: two cores, no dashboard, workers at ordinary niceness. Gives the module."""
+    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_enable_metrics_collection"] = "0"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RAY_MODULES), os.environ.get("PYTHONPATH", "")]))
+    import ray
+
+    ray.init(
+        address="local",
+        namespace="rtvi_actors_tests",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=80 * 1024 * 1024,
+        log_to_driver=False,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def no_new_processes() -> Iterator[None]:
+    """Fails the test if it leaves a process behind: an actor, or a program that it started."""
+    before = _processes()
+    yield
+    left = _wait_for_none(lambda: _new(_processes(), before))
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+async def no_new_fds() -> AsyncIterator[None]:
+    """Fails the test if it leaves a file descriptor open."""
+    before = _descriptors()
+    yield
+    deadline = time.monotonic() + LEAK_DEADLINE_S
+    while (left := _new(_descriptors(), before)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert not left, f"left open: {left}"
+
+
+class RunningApp:
+    """``rtvi-actors serve`` in a process of its own, as a user starts it."""
+
+    def __init__(self, process: subprocess.Popen[str], name: str, url: str, log: Path) -> None:
+        self.process = process
+        self.name = name
+        self.url = url
+        self.ws_url = url.replace("http", "ws", 1) + "/ws"
+        self.log = log
+
+    def status(self) -> dict[str, Any]:
+        """What ``rtvi-actors status --json`` prints."""
+        done = subprocess.run(
+            [*CLI, "status", "--json", "--app", self.name], capture_output=True, text=True, timeout=60, check=True
+        )
+        facts: dict[str, Any] = json.loads(done.stdout)
+        return facts
+
+    def processes(self) -> dict[int, str]:
+        """Pid -> title of all processes of the app, Ray's included."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found[process.pid] = " ".join(process.cmdline())
+        return found
+
+
+CLI = [sys.executable, "-m", "rtvi_actors.cli.main"]
+READY_DEADLINE_S = 240.0
+
+
+@contextlib.contextmanager
+def _running_app(log: Path, *arguments: str, cwd: Path | None = None) -> Iterator[RunningApp]:
+    name = f"test-{os.getpid()}-{secrets.token_hex(2)}"
+    command = [*CLI, "serve", *arguments, "--port", "0", "--app", name]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=environment, start_new_session=True
+        )
+    try:
+        yield RunningApp(process, name, _ready_url(process, log), log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _ready_url(process: subprocess.Popen[str], log: Path) -> str:
+    assert process.stdout is not None
+    timer = threading.Timer(READY_DEADLINE_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("ready "):
+                return line.split()[1]
+    finally:
+        timer.cancel()
+        timer.join()
+    raise AssertionError(f"the app did not become ready:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """The app with the default configuration and real models, for all tests that do not break it."""
+    with _running_app(tmp_path_factory.mktemp("app") / "serve.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def app_url(app: RunningApp) -> str:
+    """Its address."""
+    return app.url
+
+
+@pytest.fixture(scope="session")
+def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.AbstractContextManager[RunningApp]]:
+    """Starts another app: ``with start_app("my.toml") as running``."""
+
+    def start(*arguments: str, cwd: Path | None = None) -> contextlib.AbstractContextManager[RunningApp]:
+        return _running_app(tmp_path_factory.mktemp("app") / "serve.log", *arguments, cwd=cwd)
+
+    return start
+
+
+def _wait_for_none(left: Callable[[], dict[int, str]]) -> dict[int, str]:
+    deadline = time.monotonic() + LEAK_DEADLINE_S
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def _new(now: dict[int, str], before: dict[int, str]) -> dict[int, str]:
+    return {number: what for number, what in now.items() if before.get(number) != what}
+
+
+def _processes() -> dict[int, str]:
+    """Pid -> name of the actors and other programs below this process; Ray's own processes come and go as they like."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            command, status = " ".join(process.cmdline()), process.status()
+        except psutil.NoSuchProcess:
+            continue
+        ours = command.startswith("ray::") and not command.startswith("ray::IDLE")
+        if ours or ("/ray/" not in command and not command.startswith("ray::")):
+            found[process.pid] = f"{command} ({status})"
+    return found
+
+
+def _descriptors() -> dict[int, str]:
+    """Number -> what it is, of the open file descriptors."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:
+            continue  # the one that listdir used
+    return found
