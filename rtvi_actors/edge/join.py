@@ -82,25 +82,29 @@ Output: TypeAlias = Event | Play | Grant
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """What is known of a turn that is not over.
-
-    ``told``: its user-started was sent. ``partial``: the last transcript that is not final. ``final``: that of ``attempt``; ``ended``:
-    the attempt that TurnEnded named. ``held``: the answer's frames before the join. ``audio``: frames of clauses that are not here yet.
-    """
+    """What is known of a turn that is not over."""
 
     number: int
     source: str = ""
     hidden: bool = False
+    """Opened under the bot's speech, and no Cancel came yet."""
     told: bool = False
+    """Its user-started was sent."""
     attempt: int = 0
     partial: str = ""
+    """The latest words that are not final."""
     final: str | None = None
+    """The transcript of ``attempt``."""
     ended: int | None = None
+    """The attempt that TurnEnded named."""
     joined: bool = False
+    paused: bool = False
     held: list[AnswerFrame] = field(default_factory=list)
+    """The answer before the join."""
+    answering: bool = False
     clauses: set[int] = field(default_factory=set)
     audio: deque[BotAudio | Marks | AudioEnded] = field(default_factory=deque)
-    answering: bool = False
+    """Of clauses that are not here yet."""
 
 
 class Join:
@@ -128,7 +132,7 @@ class Join:
             case Error():
                 return self._fail(event)
             case Pause() | Resume():
-                return [Play(event)] if event.turn in self._turns else []
+                return self._hold(event)
             case TurnStarted() | SpeechResumed() | TurnEnded() | Transcript():
                 turn = self._turn(event.turn)
                 return [] if turn is None else self._user(turn, event)
@@ -186,7 +190,7 @@ class Join:
     def _tell_transcript(self, turn: _Turn) -> list[Output]:
         """What the turn's words are so far, as not final."""
         text = turn.partial if turn.final is None else turn.final
-        return [UserText(turn.number, text, final=False)] if turn.told and text else []
+        return [UserText(turn.number, text, final=False)] if turn.told and text.strip() else []
 
     def _supersede(self, turn: _Turn, attempt: int) -> list[Output]:
         """The turn is at ``attempt`` now; what came of earlier ones is void."""
@@ -206,7 +210,7 @@ class Join:
         if turn.final is None or turn.ended != turn.attempt or turn.joined:
             return []
         stopped: list[Output] = [UserStopped(turn.number)] if turn.told else []
-        if not turn.final:
+        if not turn.final.strip():
             return [*stopped, *self._void(turn)]
         return [*stopped, UserText(turn.number, turn.final, final=True), *self._commit(turn)]
 
@@ -238,10 +242,20 @@ class Join:
         """Let out what was held of the answer."""
         turn.joined = True
         outputs: list[Output] = [Play(AnswerOpened(turn.number))]
+        if turn.paused:
+            outputs.append(Play(Pause(turn=turn.number)))
         held, turn.held = turn.held, []
         for frame in held:
             outputs += self._tell(turn, frame)
         return outputs
+
+    def _hold(self, frame: Pause | Resume) -> list[Output]:
+        """Pause or resume the bot's turn. It is the bot's from TurnEnded on, so a Pause may come before the join."""
+        turn = self._turns.get(frame.turn)
+        if turn is None:
+            return []
+        turn.paused = isinstance(frame, Pause)
+        return [Play(frame)] if turn.joined else []
 
     def _tell(self, turn: _Turn, frame: AnswerFrame) -> list[Output]:
         match frame:
