@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ LEAK_DEADLINE_S = 5.0
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[Any]:
     """Ray on this machine for the whole run: two cores, no dashboard, workers at ordinary niceness. Gives the module."""
-    os.environ["RAY_worker_niceness"] = "0"
-    os.environ["RAY_enable_metrics_collection"] = "0"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RAY_MODULES), os.environ.get("PYTHONPATH", "")]))
+    settings = {
+        "RAY_worker_niceness": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(RAY_MODULES), os.environ.get("PYTHONPATH", "")])),
+    }
+    os.environ.update(settings)
     import ray
 
     ray.init(
@@ -60,10 +63,23 @@ async def no_new_fds() -> AsyncIterator[None]:
     """Fails the test if it leaves a file descriptor open."""
     before = _descriptors()
     yield
-    deadline = time.monotonic() + LEAK_DEADLINE_S
-    while (left := _new(_descriptors(), before)) and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    left = await asyncio.to_thread(_wait_for_none, lambda: _new(_descriptors(), before))
     assert not left, f"left open: {left}"
+
+
+Until = Callable[[Callable[[], Any]], Awaitable[None]]
+
+
+@pytest.fixture
+def until() -> Until:
+    """``await until(condition)``: wait until it is true, 10 s at most."""
+
+    async def wait(condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    return wait
 
 
 class RunningApp:
@@ -159,7 +175,7 @@ def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., context
 def _wait_for_none(left: Callable[[], dict[int, str]]) -> dict[int, str]:
     deadline = time.monotonic() + LEAK_DEADLINE_S
     while (found := left()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     return found
 
 

@@ -7,6 +7,7 @@ requests and answers travel on the links that stages dial.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
@@ -109,8 +110,8 @@ class EngineActor:
         """Counters of the requests, the links' figures and how late the event loop runs."""
         if self._switchboard is None or self._server is None:
             raise EngineLostError(f"{self._name} is not started, or stopped")
-        peers, lag_ms = self._switchboard.peers(), self._switchboard.loop_lag_ms
-        return {**self._server.stats(), "peers": peers, "loop_lag_ms": lag_ms}
+        peers = {name: dataclasses.asdict(peer) for name, peer in self._switchboard.peers().items()}
+        return {**self._server.stats(), "peers": peers, "loop_lag_ms": self._switchboard.loop_lag_ms}
 
     async def ping(self) -> None:
         """Answer, which only a process whose event loop runs can."""

@@ -62,7 +62,7 @@ class _Session:
     peer: str
     session: str
     seq: int = 0
-    requests: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    requests: dict[int, _Work] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -71,8 +71,15 @@ class _Work:
 
     asked: _Session
     frame: EngineRequest
+    since_ns: int
+    task: asyncio.Task[None] | None = None
     compute_ns: int = 0
     queue_ns: int = 0
+
+    def cancel(self) -> None:
+        """Withdraw it."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 class EngineServer:
@@ -95,7 +102,6 @@ class EngineServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = self._failed = self._cancelled = self._refused = 0
         self._compute_ns = 0
-        self._busy_since_ns: dict[asyncio.Task[None], int] = {}
 
     # ------------------------------------------------------------------------------------------------------ from the links
 
@@ -105,9 +111,9 @@ class EngineServer:
             self._request(peer, frame)
         elif isinstance(frame, EngineCancel):
             asked = self._sessions.get((peer, frame.session))
-            task = asked.requests.get(frame.request) if asked is not None else None
-            if task is not None:
-                task.cancel()
+            work = asked.requests.get(frame.request) if asked is not None else None
+            if work is not None:
+                work.cancel()
         elif isinstance(frame, Detach):
             self._end_session(peer, frame.session)
         else:
@@ -123,20 +129,22 @@ class EngineServer:
                 self._end_session(owner, session)
 
     def on_overflow(self, session: str, reason: str) -> None:
-        """A queue of the links ran over with this session's frames: its answers have a hole, so they are withdrawn."""
+        """A queue of the links ran over with this session's frames and was emptied: its answers have a hole, so they fail."""
         log.error("session %s: %s", session, reason)
-        for owner, name in list(self._sessions):
-            if name == session:
-                self._end_session(owner, name)
+        works = [work for asked in self._sessions.values() if asked.session == session for work in asked.requests.values()]
+        for work in works:
+            self._end(work, reason, retryable=True)
+            work.cancel()
 
     # ------------------------------------------------------------------------------------------------------ from the actor
 
     def stats(self) -> dict[str, int]:
         """Requests since the start (done, failed, cancelled, refused), in flight now, sessions, compute in ms, oldest in ms."""
         now_ns = time.monotonic_ns()
+        since_ns = [work.since_ns for asked in self._sessions.values() for work in asked.requests.values()]
         return {
             "in_flight": len(self._tasks),
-            "oldest_ms": max((now_ns - since for since in self._busy_since_ns.values()), default=0) // 1_000_000,
+            "oldest_ms": (now_ns - min(since_ns, default=now_ns)) // 1_000_000,
             "sessions": len(self._sessions),
             "done": self._done,
             "failed": self._failed,
@@ -163,18 +171,17 @@ class EngineServer:
         asked = self._sessions.get((peer, frame.session))
         if asked is None:
             asked = self._sessions[peer, frame.session] = _Session(peer, frame.session)
-        work = _Work(asked, frame)
+        work = _Work(asked, frame, time.monotonic_ns())
         refusal = self._refusal(asked, frame.request)
         if refusal:
             self._refused += 1
             self._end(work, refusal, retryable=True)
             return
         name = f"{self._kind} request {frame.request} of {frame.session}"
-        task = asyncio.create_task(self._serve(work), name=name)
-        asked.requests[frame.request] = task
-        self._tasks.add(task)
-        self._busy_since_ns[task] = time.monotonic_ns()
-        task.add_done_callback(lambda done: self._finished(done, work))
+        work.task = asyncio.create_task(self._serve(work), name=name)
+        asked.requests[frame.request] = work
+        self._tasks.add(work.task)
+        work.task.add_done_callback(lambda task: self._finished(task, work))
 
     def _refusal(self, asked: _Session, request: int) -> str:
         if request in asked.requests:
@@ -247,10 +254,8 @@ class EngineServer:
 
     def _finished(self, task: asyncio.Task[None], work: _Work) -> None:
         self._tasks.discard(task)
-        self._busy_since_ns.pop(task, None)
         self._compute_ns += work.compute_ns
-        if work.asked.requests.get(work.frame.request) is task:
-            del work.asked.requests[work.frame.request]
+        del work.asked.requests[work.frame.request]
         if task.cancelled():
             self._cancelled += 1
         elif (error := task.exception()) is not None:
@@ -261,8 +266,8 @@ class EngineServer:
         asked = self._sessions.pop((peer, session), None)
         if asked is None:
             return
-        for task in asked.requests.values():
-            task.cancel()
+        for work in asked.requests.values():
+            work.cancel()
         forget = getattr(self._backend, "forget", None)
         if forget is not None:
             forget(session)

@@ -7,6 +7,7 @@ sessions of one role. Ray calls only start, link, ask and stop them: frames trav
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 from typing import Any
@@ -83,9 +84,8 @@ class StageActor:
             switchboard.dial(name, path)
         try:
             await switchboard.wait_connected(list(peers), CONNECT_DEADLINE_S)
-        except TimeoutError:
-            missing = ", ".join(name for name in peers if not switchboard.connected(name))
-            raise SessionLostError(f"{self._name}: no link to {missing} within {CONNECT_DEADLINE_S:.0f} s") from None
+        except TimeoutError as error:
+            raise SessionLostError(str(error)) from None
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The sessions hosted now."""
@@ -95,7 +95,8 @@ class StageActor:
         """Counters of the sessions, the links' figures and how late the event loop runs."""
         switchboard = self._open_switchboard()
         counters = {} if self._host is None else self._host.stats()
-        return {**counters, "peers": switchboard.peers(), "loop_lag_ms": switchboard.loop_lag_ms}
+        peers = {name: dataclasses.asdict(peer) for name, peer in switchboard.peers().items()}
+        return {**counters, "peers": peers, "loop_lag_ms": switchboard.loop_lag_ms}
 
     async def ping(self) -> None:
         """Answer, which only a process whose event loop runs can."""

@@ -186,10 +186,21 @@ async def test_the_end_of_a_session_or_a_link_withdraws_what_it_asked(
     server.on_peer("llm/0", False, "eof")
     await settle()
     assert (backend.left, backend.forgotten) == (["s1", "s2"], ["s1", "s2"])
-    server.on_overflow("s3", "too much waits")
+    assert (server.stats()["sessions"], server.stats()["in_flight"]) == (1, 1)
+
+
+async def test_an_overflow_of_the_links_fails_the_sessions_requests(
+    server: EngineServer, links: FakeLinks, backend: EchoBackend
+) -> None:
+    backend.gate.clear()
+    server.on_frame("llm/0", ask(1, "a b"))
+    server.on_frame("llm/0", ask(1, "a b", "s2"))
     await settle()
-    assert (backend.left, backend.forgotten) == (["s1", "s2", "s3"], ["s1", "s2", "s3"])
-    assert server.stats()["sessions"] == 0
+    server.on_overflow("s1", "too much waits")
+    await settle()
+    assert [(end.session, end.error, end.retryable) for end in links.ends()] == [("s1", "too much waits", True)]
+    assert (backend.left, backend.forgotten) == (["s1"], [])
+    assert server.stats()["in_flight"] == 1
 
 
 async def test_an_answer_that_nobody_takes_stops(server: EngineServer, links: FakeLinks, backend: EchoBackend) -> None:
