@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
 _DANGLING: Final = _words(
     "a an the and or but nor because although whereas unless until whether if than "
     "my your our their its every i he she we they i'm you're we're they're he's she's i've i'd i'll we'll you'll "
-    "um uh er erm hmm hm mm so actually basically also plus very just gonna wanna which whose"
+    "um uh er erm hmm hm mm so actually basically also plus very just gonna wanna which whose not"
 )
 # A question may end with these ("What is it for?"), a statement hardly.
 _PREPOSITIONS: Final = _words(
@@ -67,6 +67,13 @@ _SHORT_ANSWERS: Final = (
     "definitely",
     "of course",
     "not really",
+    "not yet",
+    "of course not",
+    "certainly not",
+    "probably not",
+    "i hope not",
+    "i'd rather not",
+    "why not",
     "maybe",
     "perhaps",
     "please",

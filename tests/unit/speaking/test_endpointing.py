@@ -30,6 +30,7 @@ FINISHED = [
     "If I stay three nights, it is cheaper.",
     'He said "I am tired."',
     "Wake me up!",
+    "Of course not.",
 ]
 
 UNFINISHED = [
@@ -60,6 +61,7 @@ UNFINISHED = [
     "If I stay three nights.",
     "That is fine. When I come back.",
     "And?",
+    "He was not.",
 ]
 
 
