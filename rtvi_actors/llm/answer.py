@@ -1,0 +1,141 @@
+"""One answer on its way out: pieces of text in, LlmText and Clause frames out, and its figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from rtvi_actors.errors import EngineError, RtviActorsError
+from rtvi_actors.frames.types import Clause, Error, LlmEnded, LlmStarted, LlmText, Metrics
+from rtvi_actors.llm.clauses import ClauseCutter
+from rtvi_actors.llm.engine import LlmPiece
+
+if TYPE_CHECKING:
+    from rtvi_actors.runtime.port import StagePort
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT_CHARS = 4_000
+"""Longest text of one LlmText frame."""
+
+NS_PER_MS = 1_000_000
+
+
+class Answer:
+    """The answer of one attempt of a turn.
+
+    To the edge go LlmStarted, LlmText as it comes, each Clause as soon as it is cut, LlmEnded last; to the TTS stage the clauses
+    and LlmEnded, unless the answer is text only. White space at its two ends is left out, so that no clause is empty to the ear. The
+    clauses, joined, are what the LlmText frames, joined, are.
+    """
+
+    def __init__(self, port: StagePort, turn: int, attempt: int, *, spoken: bool, committed: bool) -> None:
+        self.turn = turn
+        self.attempt = attempt
+        self.clauses: list[str] = []
+        """What was cut so far."""
+        self.complete = False
+        """All clauses are there."""
+        self._port = port
+        self._spoken = spoken
+        self.committed = committed
+        """The answer counts. Before, it is on trial."""
+        self._failure: Error | None = None
+        self._cutter = ClauseCutter()
+        self._space = ""
+        self._any_text = False
+        self._begun_ms = port.now_ms()
+        self._compute_ns = 0
+        self._measured = True
+
+    def commit(self) -> None:
+        """The answer counts: an error of it may be told."""
+        self.committed = True
+        if self._failure is not None:
+            self._port.send("edge", self._failure)
+            self._failure = None
+
+    async def run(self, user_text: str, pieces: AsyncGenerator[LlmPiece, None], default_reason: str = "stop") -> None:
+        """Send all of it. Waits while the edge or the TTS stage has no room. Cancelling sends nothing more.
+
+        An error of ``pieces`` ends the answer with reason ``error`` and the clauses so far.
+        """
+        self._measured = default_reason != "say"
+        self._port.send("edge", LlmStarted(turn=self.turn, attempt=self.attempt, user_text=user_text))
+        reason = default_reason
+        last: LlmPiece | None = None
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    last = piece
+                    reason = piece.finish_reason or reason
+                    self._compute_ns = max(self._compute_ns, piece.compute_ns)
+                    if piece.text:
+                        await self._take(piece.text)
+            if rest := self._cutter.end():
+                await self._give(rest)
+        except RtviActorsError as error:
+            self._fail(error)
+            reason = "error"
+        except Exception as error:
+            # Whatever it is, the turn must end: the edge waits for LlmEnded.
+            log.exception("the answer to turn %d of session %s failed", self.turn, self._port.session)
+            self._fail(EngineError(f"{type(error).__name__}: {error}"))
+            reason = "error"
+        self.complete = True
+        self._send_totals(last)
+        ended = LlmEnded(turn=self.turn, attempt=self.attempt, clauses=len(self.clauses), reason=reason)
+        self._port.send("edge", ended)
+        if self._spoken:
+            self._port.send("tts", ended)
+
+    async def _take(self, text: str) -> None:
+        """Send ``text``, holding back white space until it is known that more follows."""
+        text = self._space + text if self._any_text else text.lstrip()
+        kept = text.rstrip()
+        self._space = text[len(kept) :]
+        if not kept:
+            return
+        if not self._any_text:
+            self._any_text = True
+            self._metric("ttfb_ms", self._port.now_ms() - self._begun_ms)
+        for at in range(0, len(kept), MAX_TEXT_CHARS):
+            part = kept[at : at + MAX_TEXT_CHARS]
+            frame = LlmText(turn=self.turn, attempt=self.attempt, text=part)
+            await self._port.send_credited("edge", "text", frame, len(part.encode()))
+            for clause in self._cutter.push(part):
+                await self._give(clause)
+
+    async def _give(self, text: str) -> None:
+        """Send a clause: to the edge first, since the TTS stage may have no room for a while."""
+        number = len(self.clauses)
+        if number == 0:
+            self._metric("compute_ms", self._compute_ns / NS_PER_MS)
+        self.clauses.append(text)
+        clause = Clause(turn=self.turn, attempt=self.attempt, clause=number, text=text, spoken=self._spoken)
+        self._port.send("edge", clause)
+        if self._spoken:
+            await self._port.send_credited("tts", "clause", clause, len(text.encode()))
+
+    def _fail(self, error: RtviActorsError) -> None:
+        text = f"the language model failed: {error}" if not str(error).startswith("on_turn") else str(error)
+        failure = Error(turn=self.turn, attempt=self.attempt, scope="turn", retryable=error.retryable, text=text)
+        if self.committed:
+            self._port.send("edge", failure)
+        else:
+            self._failure = failure
+
+    def _send_totals(self, last: LlmPiece | None) -> None:
+        if last is None:
+            return
+        self._metric("processing_ms", self._port.now_ms() - self._begun_ms)
+        if last.completion_tokens:
+            self._metric("prompt_tokens", last.prompt_tokens)
+            self._metric("completion_tokens", last.completion_tokens)
+
+    def _metric(self, name: str, value: float) -> None:
+        if not self._measured:
+            return
+        self._port.send("edge", Metrics(turn=self.turn, attempt=self.attempt, segment="llm", name=name, value=float(value)))
