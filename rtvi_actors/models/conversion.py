@@ -52,9 +52,8 @@ def run_conversion(model: Model, models_path: Path, folder: Path, step: Step) ->
             if process.stdout is not None:
                 process.stdout.close()
         if code != 0:
-            raise ModelMissingError(
-                f"model {model.name} could not be converted: {error or _last_line(noise.seek(0) or noise.read(), code)}"
-            )
+            noise.seek(0)
+            raise ModelMissingError(f"model {model.name} could not be converted: {error or _last_line(noise.read(), code)}")
 
 
 def _last_line(text: str, code: int) -> str:

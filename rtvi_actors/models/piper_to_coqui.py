@@ -159,9 +159,13 @@ def _coqui_config(voice: PiperVoice, characters: str) -> Any:
     from TTS.tts.configs.vits_config import VitsConfig
     from TTS.tts.models.vits import VitsArgs
 
+    inference = voice.settings["inference"]
     args = VitsArgs(
         num_chars=len(characters) + 4,
         init_discriminator=False,
+        inference_noise_scale=inference["noise_scale"],
+        inference_noise_scale_dp=inference["noise_w"],
+        length_scale=inference["length_scale"],
         hidden_channels_ffn_text_encoder=voice.weights["enc_p.encoder.ffn_layers.0.conv_1.weight"].shape[0],
         **decoder_shape(voice),
     )

@@ -1,0 +1,131 @@
+"""A thread that owns a voice and speaks the clauses of many sessions in turns, one piece at a time.
+
+Whose audio runs out first comes first: a new clause has nothing to play yet, so its first piece is computed before the later
+pieces of clauses that are ahead of real time, and after those that have fallen behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+
+from rtvi_actors.engines.batch_worker import Job
+from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError
+from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
+
+log = logging.getLogger(__name__)
+
+MAX_CLAUSES = 256
+"""Clauses that may wait or be spoken at a time; the next one is refused."""
+
+_NS_PER_BYTE = 1_000_000_000 // (2 * SAMPLE_RATE_HZ)
+
+Speak = Callable[[TtsRequest], Iterator[bytes]]
+"""Gives the PCM16 of a request, one vocoder piece per step (b"" when a piece was all silence). Closed early on cancel."""
+
+
+@dataclass(slots=True, eq=False)
+class _Clause:
+    job: Job[TtsRequest, TtsPiece]
+    runs_out_ns: int
+    """When its audio is played up, if that is played without a pause from its first piece on. Before: when it was asked for."""
+    steps: Iterator[bytes] | None = None
+    has_audio: bool = False
+    compute_ns: int = 0
+
+
+class PieceWorker:
+    """A daemon thread named ``name``. ``set_up`` runs first in it; ``speak`` and its iterators run only in it."""
+
+    def __init__(self, name: str, set_up: Callable[[], None], speak: Speak) -> None:
+        self._set_up = set_up
+        self._speak = speak
+        self._changed = threading.Condition()
+        self._clauses: list[_Clause] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def stream(self, session: str, request: TtsRequest) -> AsyncGenerator[TtsPiece, None]:
+        """The audio of ``request``, piece by piece. Closing the iterator stops after the piece that is being computed.
+
+        Raises:
+            EngineError: the request failed.
+            EngineTimeoutError: too many clauses wait.
+            EngineLostError: the worker was closed.
+        """
+        job: Job[TtsRequest, TtsPiece] = Job(session, request)
+        with self._changed:
+            if self._closed:
+                raise EngineLostError("the voice is closed")
+            if len(self._clauses) >= MAX_CLAUSES:
+                raise EngineTimeoutError(f"the voice is overloaded: {len(self._clauses)} clauses wait for it")
+            self._clauses.append(_Clause(job, time.monotonic_ns()))
+            self._changed.notify()
+        try:
+            while (piece := await job.next_piece()) is not None:
+                yield piece
+        finally:
+            job.withdraw()
+            with self._changed:
+                self._changed.notify()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Fail what is left with EngineLostError and end the thread, waiting at most ``timeout_s`` for a running piece."""
+        with self._changed:
+            self._closed = True
+            for clause in self._clauses:
+                clause.job.fail(EngineLostError("the voice was closed"))
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("thread %s still works %s s after it was closed", self._thread.name, timeout_s)
+
+    def _work(self) -> None:
+        self._set_up()
+        while (clause := self._next()) is not None:
+            if not self._step(clause):
+                with self._changed:
+                    self._clauses.remove(clause)
+
+    def _next(self) -> _Clause | None:
+        """The clause whose turn it is; None when the worker was closed. Withdrawn ones are finished here."""
+        with self._changed:
+            while not self._closed:
+                for clause in [clause for clause in self._clauses if clause.job.withdrawn]:
+                    self._clauses.remove(clause)
+                if self._clauses:
+                    return min(self._clauses, key=lambda clause: clause.runs_out_ns)
+                self._changed.wait()
+            return None
+
+    def _step(self, clause: _Clause) -> bool:
+        """Compute and deliver one piece. False when the clause is over."""
+        job, begun_ns = clause.job, time.monotonic_ns()
+        try:
+            if clause.steps is None:
+                job.taken()
+                clause.steps = self._speak(job.request)
+            pcm = next(clause.steps, None)
+        except EngineError as error:
+            job.fail(error)
+            return False
+        except Exception as error:
+            # A clause that the model cannot speak must not end the thread: the other sessions' clauses wait for it.
+            log.exception("%s failed on a clause of %d characters", self._thread.name, len(job.request.text))
+            job.fail(EngineError(f"{type(error).__name__}: {error}"))
+            return False
+        now_ns = time.monotonic_ns()
+        clause.compute_ns += now_ns - begun_ns
+        if pcm is None:
+            job.end()
+            return False
+        if pcm:
+            if not clause.has_audio:
+                clause.has_audio, clause.runs_out_ns = True, now_ns
+            clause.runs_out_ns += len(pcm) * _NS_PER_BYTE
+            job.emit(TtsPiece(pcm, clause.compute_ns, queue_ns=job.queue_ns))
+        return True
