@@ -207,7 +207,7 @@ class Join:
         if turn.hidden:
             # It ends, and no Cancel came before: nobody has heard of it.
             return self._void(turn)
-        if turn.final is None or turn.ended != turn.attempt or turn.joined:
+        if turn.final is None or turn.joined:
             return []
         stopped: list[Output] = [UserStopped(turn.number)] if turn.told else []
         if not turn.final.strip():
@@ -230,7 +230,7 @@ class Join:
 
     def _answer(self, frame: AnswerFrame) -> list[Output]:
         turn = self._turn(frame.turn)
-        if turn is None or frame.attempt < turn.attempt or (turn.joined and frame.attempt != turn.attempt):
+        if turn is None or frame.attempt < turn.attempt:
             return _dropped([frame])
         if turn.joined:
             return self._tell(turn, frame)
@@ -290,7 +290,6 @@ class Join:
     def _cancel(self, cancel: Cancel) -> list[Output]:
         """All turns below the fence are void. The turn at the fence, if it was hidden, is now told."""
         self._fence = max(self._fence, cancel.fence)
-        self._newest = max(self._newest, self._fence - 1)
         below = [self._turns.pop(number) for number in sorted(self._turns) if number < self._fence]
         outputs: list[Output] = [UserStopped(turn.number) for turn in below if turn.told and not turn.joined]
         new = self._turns.get(self._fence)

@@ -255,7 +255,6 @@ class Playout:
             turn.tts_open = False
             padding = -turn.sent % BLOCK_SAMPLES
             if padding:
-                self._end = max(self._end, now)
                 commands.append(self._send(turn, bytes(padding * SAMPLE_BYTES)))
             commands.append(TtsStopped(turn.number))
         return commands

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtvi_actors.edge.playout import (
@@ -282,6 +282,7 @@ STEP = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STEP, max_size=60))
 def test_whatever_happens_the_lead_holds_and_all_credit_returns(steps: list[tuple[str, int]]) -> None:
     desk = Desk()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtvi_actors.frames.types import (
@@ -144,6 +144,7 @@ def test_unknown_turns_and_frames_of_no_turn_give_nothing() -> None:
     assert latency.first_sound(1, MS) is None
 
 
+@settings(deadline=None)
 @given(
     marks=st.dictionaries(st.sampled_from(MILESTONES[1:-1]), st.integers(0, 10**10)),
     start=st.integers(0, 10**10),

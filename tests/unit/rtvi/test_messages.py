@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtvi_actors.rtvi.messages import (
@@ -139,6 +139,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
     assert message.data == {"a": "\U0001f600", "b": "x\ufffd\\ud83dy\ufffdA"}
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_any_payload_survives(payload: Any) -> None:
     message = parse(to_json(Message("t", {"d": payload}, "1")), max_depth=200)
@@ -146,6 +147,7 @@ def test_any_payload_survives(payload: Any) -> None:
     assert json.loads(to_json(message))["data"] == message.data
 
 
+@settings(deadline=None)
 @given(st.text() | st.binary())
 def test_any_input_is_read_or_refused(text: str | bytes) -> None:
     reply = None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtvi_actors.speaking.heard import SAMPLES_PER_CHAR, heard_char
@@ -38,6 +38,7 @@ def test_marks_that_do_not_begin_at_zero_or_share_a_sample() -> None:
     assert TEXT[: heard_char(TEXT, 100, 1_000, [[100, 0], [100, 4], [1_000, 15]])] == "One"
 
 
+@settings(deadline=None)
 @given(
     text=st.text(max_size=60),
     total=st.integers(1, 50_000),
