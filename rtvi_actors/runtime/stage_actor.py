@@ -73,8 +73,8 @@ class StageActor:
         log.info("listening on %s", self._path)
         return {"pid": os.getpid(), "node": self._node, "name": self._name, "path": self._path}
 
-    async def connect(self, peers: dict[str, str]) -> None:
-        """Dial ``peers`` (name -> socket path) and wait until all links are up, 10 s at most.
+    async def connect(self, peers: dict[str, str], deadline_s: float = CONNECT_DEADLINE_S) -> None:
+        """Dial ``peers`` (name -> socket path) and wait until all links are up.
 
         Raises:
             SessionLostError: not all of them answered in time. Dialling goes on.
@@ -83,7 +83,7 @@ class StageActor:
         for name, path in peers.items():
             switchboard.dial(name, path)
         try:
-            await switchboard.wait_connected(list(peers), CONNECT_DEADLINE_S)
+            await switchboard.wait_connected(list(peers), deadline_s)
         except TimeoutError as error:
             raise SessionLostError(str(error)) from None
 

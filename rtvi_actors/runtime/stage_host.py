@@ -92,7 +92,7 @@ class SessionHost:
             if role is None:
                 continue
             if role.startswith("engine/"):
-                self._peer_lost(hosted, role)
+                self._unreachable(hosted, role)
             elif role == "edge":
                 log.warning("session %s: its edge %s is gone (%s); closing it", hosted.port.session, peer, reason)
                 self._end(hosted)
@@ -229,7 +229,7 @@ class SessionHost:
         hosted.port.send("edge", error_frame(error, turn=frame.turn, attempt=frame.attempt))
 
     def _unreachable(self, hosted: _Hosted, role: Role) -> None:
-        """A frame found no engine: the stage learns it as if the link had just gone, but not while it is sending."""
+        """Nobody plays ``role`` now. A stage hears of its engine's loss, but not from inside its own ``send``."""
         if role.startswith("engine/"):
             asyncio.get_running_loop().call_soon(self._peer_lost, hosted, role)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 import pytest
 
+from rtvi_actors.config import runtime_folder
 from rtvi_actors.engines import pool
 from rtvi_actors.engines.pool import EngineClient
+from rtvi_actors.engines.serve import EngineServer
 from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError
 from rtvi_actors.frames.types import BotState, EngineCancel, EngineData, EngineEnd, EngineRequest, Frame
+from rtvi_actors.runtime.session_port import SessionPort
+from rtvi_actors.runtime.switchboard import Switchboard
 from rtvi_actors.tts.engine import TtsPiece, TtsRequest
 
 pytestmark = pytest.mark.unit
@@ -218,3 +223,89 @@ async def test_the_wrong_type_of_request_is_a_mistake_of_the_stage(client: Clien
     with pytest.raises(TypeError, match="TtsRequest, not str"):
         await anext(client.stream(wrong, first_timeout_ms=1, idle_timeout_ms=1))
     assert port.sent == []
+
+
+class SlowVoice:
+    """Gives each word's bytes; waits for ever after "wait"."""
+
+    memory_bytes = 0
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    async def stream(self, session: str, request: TtsRequest) -> AsyncIterator[TtsPiece]:
+        try:
+            for word in request.text.split():
+                yield TtsPiece(pcm=word.encode(), compute_ns=1)
+                if word == "wait":
+                    await asyncio.Event().wait()
+        finally:
+            self.left += 1
+
+    def load(self) -> None: ...
+
+    def warm_up(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.usefixtures("no_new_fds")
+async def test_client_and_server_over_a_real_link(until: Any) -> None:
+    folder = runtime_folder()
+    voice = SlowVoice()
+    lost: list[str] = []
+
+    def on_peer(peer: str, up: bool, reason: str) -> None:
+        if not up:
+            lost.append(peer)
+            client.lost("engine/tts")
+
+    def on_request(peer: str, frame: Frame) -> None:
+        server.on_frame(peer, frame)
+
+    def on_answer(_: str, frame: Frame) -> None:
+        assert client.receive(frame)
+
+    def on_stage(peer: str, up: bool, reason: str) -> None:
+        server.on_peer(peer, up, reason)
+
+    engine = Switchboard(
+        "engine/tts/0",
+        str(folder / "engine.sock"),
+        node="n1",
+        on_frame=on_request,
+        on_peer=on_stage,
+    )
+    stage = Switchboard(
+        "tts/0",
+        str(folder / "stage.sock"),
+        node="n1",
+        on_frame=on_answer,
+        on_peer=on_peer,
+    )
+    server = EngineServer("tts", voice, engine)
+    port = SessionPort(stage, "s1", 1, {"edge": ["edge/0"], "engine/tts": ["engine/tts/0"]})
+    client: Client = EngineClient(port, "tts", TtsRequest, TtsPiece)
+    await engine.open()
+    await stage.open()
+    stage.dial("engine/tts/0", engine.path)
+    await stage.wait_connected(["engine/tts/0"], 5)
+
+    answer = client.stream(TtsRequest("one two"), first_timeout_ms=2_000, idle_timeout_ms=2_000)
+    assert [piece.pcm async for piece in answer] == [b"one", b"two"]
+
+    answer = client.stream(TtsRequest("wait"), first_timeout_ms=2_000, idle_timeout_ms=2_000)
+    async with aclosing(answer):
+        assert (await anext(answer)).pcm == b"wait"
+    await until(lambda: voice.left == 2)  # the cancel reached it
+
+    answer = client.stream(TtsRequest("wait"), first_timeout_ms=2_000, idle_timeout_ms=60_000)
+    await anext(answer)
+    await server.close()
+    await engine.close()
+    with pytest.raises(EngineLostError):
+        await asyncio.wait_for(anext(answer), 5)
+    assert lost == ["engine/tts/0"]
+    await port.close()
+    await stage.close()
+    folder.rmdir()

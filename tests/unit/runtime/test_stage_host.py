@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rtvi_actors.config import runtime_folder
 from rtvi_actors.errors import EngineError, SessionLostError
 from rtvi_actors.frames.types import Attach, Attached, BotState, Clause, Credit, Detach, Error, Frame, Refused
 from rtvi_actors.runtime import stage_host
 from rtvi_actors.runtime.stage_host import SessionHost
+from rtvi_actors.runtime.switchboard import Switchboard
 
 pytestmark = pytest.mark.unit
 
@@ -309,6 +312,7 @@ async def test_the_loss_of_the_engine_is_told_to_the_stage(house: House) -> None
     await house.attach()
     house.stage.port.send("engine/llm", BotState(state="1"))
     lose(house, "engine/a")
+    await settle()
     assert house.stage.lost == ["engine/llm"]
     house.stage.port.send("engine/llm", BotState(state="2"))
     assert house.stage.lost == ["engine/llm"]  # not while it is sending
@@ -391,3 +395,72 @@ async def test_many_sessions_leave_nothing(house: House) -> None:
     assert house.host.sessions() == []
     assert house.links.told("edge/0").count("Detach") == 50
     assert len(asyncio.all_tasks()) == 1
+
+
+class Process:
+    """A switchboard with real sockets and, given a role, a host of fake stages behind it."""
+
+    def __init__(self, folder: Path, name: str, role: str = "") -> None:
+        self.frames: list[Frame] = []
+        self.name = name
+        self.links = Switchboard(
+            name,
+            str(folder / f"{name.replace('/', '-')}.sock"),
+            node="n1",
+            on_frame=self._on_frame,
+            on_peer=lambda peer, up, reason: self.host.on_peer(peer, up, reason) if self.host else None,
+            on_overflow=lambda session, reason: None,
+        )
+        self.stages = FakeStages()
+        self.host: SessionHost | None = None
+        if role:
+            self.host = SessionHost(role, self.stages, self.links, limit=2, open_deadline_ms=1_000)  # type: ignore[arg-type]
+
+    def _on_frame(self, peer: str, frame: Frame) -> None:
+        self.frames.append(frame)
+        if self.host:
+            self.host.on_frame(peer, frame)
+
+    async def close(self) -> None:
+        if self.host:
+            await self.host.close("the test is over")
+        await self.links.close()
+
+
+@pytest.mark.usefixtures("no_new_fds")
+async def test_two_stages_and_an_edge_over_real_links(until: Any) -> None:
+    folder = runtime_folder()
+    edge, stt, llm = Process(folder, "edge/0"), Process(folder, "stt/0", "stt"), Process(folder, "llm/0", "llm")
+    everybody = (edge, stt, llm)
+    for each in everybody:
+        await each.links.open()
+    for dialler, other in ((edge, stt), (edge, llm), (stt, llm)):
+        dialler.links.dial(other.name, other.links.path)
+    await edge.links.wait_connected(["stt/0", "llm/0"], 5)
+    await stt.links.wait_connected(["llm/0"], 5)
+
+    for other in ("stt/0", "llm/0"):
+        edge.links.send(other, Attach(session="s1", epoch=1, route={"stt": ["stt/0"], "llm": ["llm/0"]}, bot="b"))
+    await until(lambda: len(edge.frames) == 2)
+    assert sorted(frame.role for frame in edge.frames) == ["llm", "stt"]  # type: ignore[attr-defined]
+    producer, consumer = stt.stages.stages[0], llm.stages.stages[0]
+
+    async def produce() -> None:
+        for number in range(100):
+            await producer.port.send_credited("llm", "clause", Clause(clause=number, text="x"), 1_000)
+
+    producing = producer.port.spawn(produce(), "produce")
+    for expected in range(1, 101):
+        await until(lambda: len(consumer.received) >= expected)  # noqa: B023
+        assert len(consumer.received) <= expected + 3  # 4,096 bytes: four may be out
+        consumer.port.grant("stt", "clause", 1_000)
+    await producing
+    assert [frame.clause for frame in consumer.received] == list(range(100))  # type: ignore[attr-defined]
+
+    await stt.close()  # its process ends, and tells the edge first
+    await until(lambda: llm.host is not None and not llm.host.sessions())
+    await until(lambda: len(edge.frames) == 4)
+    assert [(type(frame), frame.scope) for frame in edge.frames[2:]] == [(Error, "session")] * 2  # type: ignore[attr-defined]
+    for each in (edge, llm):
+        await each.close()
+    folder.rmdir()
