@@ -27,8 +27,8 @@ class Answer:
     """The answer of one attempt of a turn.
 
     To the edge go LlmStarted, LlmText as it comes, each Clause as soon as it is cut, LlmEnded last; to the TTS stage the clauses
-    and LlmEnded, unless the answer is text only. White space at its two ends is left out, so that no clause is empty to the ear. The
-    clauses, joined, are what the LlmText frames, joined, are.
+    and LlmEnded, unless the answer is text only. White space at its two ends is left out, so that no clause is empty to the
+    ear. The clauses, joined, are what the LlmText frames, joined, are.
     """
 
     def __init__(self, port: StagePort, turn: int, attempt: int, *, spoken: bool, committed: bool) -> None:

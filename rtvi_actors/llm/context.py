@@ -65,12 +65,12 @@ class Context:
         self._append(Message(turn, 1, "assistant", heard_text(clauses, clause, char), interrupted))
 
     def messages(self, turn: int = 0, user_text: str = "") -> list[ChatMessage]:
-        """The prompt. With ``user_text``: as if that had been said in ``turn``, without keeping it.
+        """The prompt. With ``user_text``: as if that had been said in ``turn``, without keeping it. If it is kept, once.
 
         Roles alternate, as chat templates demand it: messages of one role in a row become one.
         """
         messages = list(self._messages)
-        if user_text.strip():
+        if user_text.strip() and not any(message.turn == turn and message.rank == 0 for message in messages):
             insort(messages, Message(turn, 0, "user", _bounded(user_text.strip())))
         prompt = [ChatMessage("system", self.instructions)] if self.instructions else []
         for message in messages:

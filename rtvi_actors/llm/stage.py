@@ -100,12 +100,13 @@ class LlmStage:
         self._loop = asyncio.get_running_loop()
         if not self._bot.overrides:
             return
-        self._thread = HookThread(self._bot.name, self.session)
+        thread = HookThread(self._bot.name, self.session)
         try:
             async with asyncio.timeout(self._open_timeout_s):
-                self._hooks = await self._thread.run("__init__", partial(self._bot.open, self), blocking=False)
+                self._hooks = await thread.run("__init__", partial(self._bot.open, self), blocking=False)
+            self._thread = thread
         except BaseException as error:
-            await self._thread.close(0.1)
+            await thread.close(0.1)
             if isinstance(error, TimeoutError):
                 raise EngineError(f"__init__ of {self._bot.name} took longer than {self._open_timeout_s:g} s") from None
             raise
@@ -182,7 +183,7 @@ class LlmStage:
     def _begin(self, begin: turns.Begin) -> None:
         answer = Answer(self._port, begin.turn, begin.attempt, spoken=begin.audio, committed=begin.committed)
         if not begin.text.strip():
-            pieces = _nothing()
+            pieces = _said("")
         elif "on_turn" in self._bot.overrides:
             pieces = self._bot_pieces(begin)
         else:
@@ -227,7 +228,7 @@ class LlmStage:
 
     async def _model_pieces(self, begin: turns.Begin) -> AsyncGenerator[LlmPiece, None]:
         """The model's answer. The prompt is built when the first piece is asked for."""
-        messages = self.context.messages(*(() if begin.committed else (begin.turn, begin.text)))
+        messages = self.context.messages(begin.turn, begin.text)
         request = LlmRequest(messages, max_tokens=self._config.max_tokens, temperature=self._config.temperature)
         timeout_ms = self._config.timeout_ms
         async with aclosing(self._engine.stream(request, first_timeout_ms=timeout_ms, idle_timeout_ms=timeout_ms)) as pieces:
@@ -277,12 +278,6 @@ class LlmStage:
         await self._thread.run(hook, getattr(hooks, hook), blocking=hook in self._bot.blocking)
 
 
-async def _nothing() -> AsyncGenerator[LlmPiece, None]:
-    """An empty answer."""
-    for piece in ():
-        yield piece
-
-
 async def _said(text: str) -> AsyncGenerator[LlmPiece, None]:
-    """A text that is there already."""
+    """A text that is there already, or no text at all."""
     yield LlmPiece(text, compute_ns=0)

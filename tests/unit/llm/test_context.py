@@ -107,6 +107,8 @@ def test_a_prompt_on_trial_is_not_kept() -> None:
     context = Context("")
     assert shown(context, 1, "Hi.") == [("user", "Hi.")]
     assert shown(context) == []
+    context.append_user(1, "Hi.")
+    assert shown(context, 1, "Hi.") == [("user", "Hi.")]
 
 
 def test_white_space_is_no_message() -> None:

@@ -259,7 +259,7 @@ frames = st.one_of(
 
 @given(st.lists(frames, max_size=60), st.booleans())
 def test_whatever_comes(taken: list[Frame], speculate: bool) -> None:
-    """One commit a turn; one answer at a time in a turn; nothing of a cancelled turn begins; nothing begins on trial if not allowed."""
+    """One commit a turn, one answer at a time in a turn, nothing of a cancelled turn, nothing on trial if that is not allowed."""
     table = TurnTable(speculate)
     committed: set[int] = set()
     running: dict[int, int] = {}
