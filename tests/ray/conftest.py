@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,8 +84,10 @@ class Actors:
 
 
 @pytest.fixture
-def folder() -> Path:
-    return runtime_folder()
+def folder() -> Iterator[Path]:
+    folder = runtime_folder()
+    yield folder
+    shutil.rmtree(folder)  # killed actors leave their sockets
 
 
 @pytest.fixture
