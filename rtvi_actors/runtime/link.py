@@ -91,9 +91,16 @@ class Connection:
         self.last_heard_ns = time.monotonic_ns()
         self._on_frame = on_frame
         self._on_closed = on_closed
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._closed:
+            return
+        # Reading begins after the early frames, not before: uvloop polls sockets ahead of what was called soon.
         early, self._early = self._early, []
-        self._loop.add_reader(self._sock, self._on_readable)
-        self._loop.call_soon(self._deliver, early)
+        self._deliver(early)
+        if not self._closed:
+            self._loop.add_reader(self._sock, self._on_readable)
 
     def send(self, data: bytes, session: str = "", audio_samples: int = 0) -> str | None:
         """Write ``data`` with what else is sent in this turn of the loop, in order; or let it wait (see ``Outbox.push``)."""
