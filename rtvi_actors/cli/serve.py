@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -79,6 +79,7 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
         with _signals(stop_requested), console.status("starting Ray") as progress:
             started = time.monotonic()
             _start_ray(config, address)
+            _take_signals(stop_requested)  # again: Ray has just put handlers of its own in their place
             scheduler = _create_scheduler(config, folder, detached=address is not None)
             progress.update("starting engines, edge and stage actors")
             try:
@@ -129,6 +130,7 @@ def _start_ray(config: Config, address: str | None) -> None:
     """An own local Ray, or a cluster's. Workers find user code in the current folder."""
     # Ray runs its workers at niceness 15, where anything else on the machine would take the cores from live audio.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if part)
@@ -200,19 +202,8 @@ def _stop(scheduler: Any) -> None:
 
 @contextlib.contextmanager
 def _signals(stop_requested: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop; a second one gives up waiting."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop_requested.is_set():
-            sys.exit(128 + number)
-        stop_requested.set()
-
-    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {
-        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    """SIGINT and SIGTERM ask to stop while the block runs; a second one gives up waiting."""
+    before = _take_signals(stop_requested)
     try:
         yield
     except KeyboardInterrupt:
@@ -220,3 +211,16 @@ def _signals(stop_requested: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _take_signals(stop_requested: threading.Event) -> dict[signal.Signals, Any]:
+    """Install the handlers; returns those that they replace. Only the main thread may, another does without."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop_requested.is_set():
+            sys.exit(128 + number)
+        stop_requested.set()
+
+    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

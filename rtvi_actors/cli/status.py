@@ -60,6 +60,8 @@ def stop(app: str, address: str | None) -> None:
 @contextlib.contextmanager
 def _scheduler(app: str, address: str | None) -> Iterator[Any]:
     where = address or running.expect(app).address
+    # The token that `serve` made lies in the user's home; without the mode Ray does not look for it when it joins.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray.init(address=where, namespace=app, logging_level="error", log_to_driver=False)
     except ConnectionError as error:
