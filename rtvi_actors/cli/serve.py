@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -15,19 +14,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from rtvi_actors.bot import load_bot
-from rtvi_actors.cli import running
+from rtvi_actors.cli import local_ray, running
+from rtvi_actors.cli.local_ray import ray
 from rtvi_actors.config import Config, runtime_folder
 from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError
 from rtvi_actors.models.prepare import missing
 from rtvi_actors.scheduler.actor import Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
 
-OBJECT_STORE_BYTES = 80 * 1024 * 1024
-"""Ray's smallest: nothing of ours passes through it."""
 STOP_DEADLINE_S = 20.0
 
 
@@ -78,7 +75,7 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
     try:
         with _signals(stop_requested), console.status("starting Ray") as progress:
             started = time.monotonic()
-            _start_ray(config, address)
+            local_ray.start(config.app.name, address)
             _take_signals(stop_requested)  # again: Ray has just put handlers of its own in their place
             scheduler = _create_scheduler(config, folder, detached=address is not None)
             progress.update("starting engines, edge and stage actors")
@@ -124,36 +121,6 @@ def _check_port(host: str, port: int) -> None:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port or --host"
         ) from None
-
-
-def _start_ray(config: Config, address: str | None) -> None:
-    """An own local Ray, or a cluster's. Workers find user code in the current folder."""
-    # Ray runs its workers at niceness 15, where anything else on the machine would take the cores from live audio.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if part)
-    common: dict[str, Any] = {
-        "namespace": config.app.name,
-        "logging_level": "warning",
-        "log_to_driver": True,
-        "configure_logging": True,
-    }
-    try:
-        if address is not None:
-            ray.init(address=address, **common)
-            return
-        ray.init(
-            address="local",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            num_gpus=None,
-            **common,
-        )
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"cannot reach Ray at {address or 'local'}: {error}") from error
 
 
 def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:

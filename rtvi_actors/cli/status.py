@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
-import ray
 from rich.console import Console
 from rich.table import Table
 
-from rtvi_actors.cli import running
+from rtvi_actors.cli import local_ray, running
+from rtvi_actors.cli.local_ray import ray
 from rtvi_actors.errors import ConfigError
 
 CALL_DEADLINE_S = 10.0
@@ -60,12 +60,7 @@ def stop(app: str, address: str | None) -> None:
 @contextlib.contextmanager
 def _scheduler(app: str, address: str | None) -> Iterator[Any]:
     where = address or running.expect(app).address
-    # The token that `serve` made lies in the user's home; without the mode Ray does not look for it when it joins.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        ray.init(address=where, namespace=app, logging_level="error", log_to_driver=False)
-    except ConnectionError as error:
-        raise ConfigError(f"cannot reach Ray at {where}: {error}") from error
+    local_ray.connect(app, where)
     try:
         yield ray.get_actor(f"{app}/scheduler", namespace=app)
     except ValueError:

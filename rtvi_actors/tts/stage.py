@@ -215,12 +215,13 @@ class TtsStage:
     async def _send(self, speech: _Speech, pcm: bytes, compute_ns: int) -> None:
         turn, attempt, first = speech.turn, speech.attempt, speech.sent_samples
         frame = BotAudio(turn=turn, attempt=attempt, clause=speech.number, first_sample=first, pcm=pcm)
-        await self._port.send_credited("edge", "bot_audio", frame, len(pcm))
-        speech.sent_samples += len(pcm) // 2
         if self._heard_of != (turn, attempt):
+            # Before the audio, since the edge closes the account of the turn's latency with its first sound.
             self._heard_of = (turn, attempt)
             self._metric(speech, "ttfb_ms", float(self._port.now_ms() - speech.since_ms))
             self._metric(speech, "compute_ms", compute_ns / 1e6)
+        await self._port.send_credited("edge", "bot_audio", frame, len(pcm))
+        speech.sent_samples += len(pcm) // 2
 
     def _mark(self, speech: _Speech, piece: TtsPiece) -> None:
         marks = [list(mark) for mark in piece.marks]

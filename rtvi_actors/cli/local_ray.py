@@ -1,0 +1,58 @@
+"""Ray as the command line starts or joins it. Import ``ray`` from here: part of its environment is read when it is imported."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rtvi_actors.errors import ConfigError
+
+# Workers run at niceness 15 otherwise, where anything else on the machine would take the cores from live audio.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# The token of a local Ray lies in the user's home; without the mode, another process does not look for it when it joins.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+
+import ray
+
+__all__ = ["connect", "ray", "start"]
+
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's smallest: nothing of ours passes through it."""
+
+
+def start(app: str, address: str | None) -> None:
+    """Start a local Ray for ``app``, or join the cluster at ``address``. Workers find user code in the current folder.
+
+    Raises:
+        ConfigError: there is no Ray at ``address``.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if part)
+    common: dict[str, Any] = {"namespace": app, "logging_level": "error", "log_to_driver": True}
+    if address is None:
+        ray.init(
+            address="local",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            **common,
+        )
+    else:
+        _join(address, common)
+
+
+def connect(app: str, address: str) -> None:
+    """Join the Ray of a running app, to ask it something.
+
+    Raises:
+        ConfigError: there is none at ``address``.
+    """
+    _join(address, {"namespace": app, "logging_level": "error", "log_to_driver": False})
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot reach Ray at {address}: {error}") from error
