@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import pickle
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rtvi_actors.models.piper_to_coqui import CHECKPOINT_FILE, CONFIG_FILE
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, limit_threads, work_offline
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
-from rtvi_actors.tts.piece_worker import PieceWorker
+from rtvi_actors.tts.piece_worker import PieceWorker, Steps
 from rtvi_actors.tts.spoken_text import spoken_text
 from rtvi_actors.tts.trim import SilenceTrimmer
 
@@ -30,6 +31,8 @@ _WARM_UP = (
     "I can help you with that.",
     "The quick brown fox jumps over the lazy dog, and then it goes home to sleep for a while.",
 )
+_PREPARE = "rtvi-actors models prepare --verify"
+
 _LONGEST_MS = 60_000
 """A clause of 400 characters takes 30 s; what takes much longer is a text that the model stumbles over."""
 
@@ -66,6 +69,10 @@ class CoquiTts:
             model = _load_vits(folder, on_gpu=self._config.tts.num_gpus > 0)
         except ImportError as error:
             raise ModelMissingError(f"Coqui TTS cannot be imported ({error}): run `pip install 'rtvi_actors[models]'`") from error
+        except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+            # What a folder that is no Coqui VITS checkpoint, or a damaged one, ends in.
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ModelMissingError(f"{folder} is not a voice that can be loaded ({what}): run `{_PREPARE}`") from error
         from rtvi_actors.tts.vocoder import StreamingVits
 
         self._tokenizer = model.tokenizer
@@ -91,7 +98,7 @@ class CoquiTts:
         if self._worker is not None:
             self._worker.close()
 
-    def _speak(self, request: TtsRequest) -> Iterator[bytes]:
+    def _speak(self, request: TtsRequest) -> Steps:
         """PCM16 at 24 kHz, one vocoder piece per step. Runs in the worker's thread."""
         import soxr
 
@@ -123,7 +130,7 @@ def _load_vits(folder: Path, *, on_gpu: bool) -> Any:
     register_with_coqui()
     config = VitsConfig()
     config.load_json(str(folder / CONFIG_FILE))
-    model = Vits.init_from_config(config)
+    model = Vits(config)
     model.load_checkpoint(config, str(folder / CHECKPOINT_FILE), eval=True)
     return model.to("cuda" if on_gpu else "cpu")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 
 from rtvi_actors.engines.batch_worker import Job
@@ -23,8 +23,10 @@ MAX_CLAUSES = 256
 
 _NS_PER_BYTE = 1_000_000_000 // (2 * SAMPLE_RATE_HZ)
 
-Speak = Callable[[TtsRequest], Iterator[bytes]]
-"""Gives the PCM16 of a request, one vocoder piece per step (b"" when a piece was all silence). Closed early on cancel."""
+Steps = Generator[bytes, None, None]
+"""The PCM16 of a request, one vocoder piece per step (b"" when a piece was all silence). Closed early on cancel."""
+
+Speak = Callable[[TtsRequest], Steps]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,13 +34,13 @@ class _Clause:
     job: Job[TtsRequest, TtsPiece]
     runs_out_ns: int
     """When its audio is played up, if that is played without a pause from its first piece on. Before: when it was asked for."""
-    steps: Iterator[bytes] | None = None
+    steps: Steps | None = None
     has_audio: bool = False
     compute_ns: int = 0
 
 
 class PieceWorker:
-    """A daemon thread named ``name``. ``set_up`` runs first in it; ``speak`` and its iterators run only in it."""
+    """A daemon thread named ``name``. ``set_up`` runs first in it; ``speak`` and its generators run only in it."""
 
     def __init__(self, name: str, set_up: Callable[[], None], speak: Speak) -> None:
         self._set_up = set_up
@@ -87,20 +89,22 @@ class PieceWorker:
     def _work(self) -> None:
         self._set_up()
         while (clause := self._next()) is not None:
-            if not self._step(clause):
-                with self._changed:
-                    self._clauses.remove(clause)
+            if clause.job.withdrawn or not self._step(clause):
+                self._drop(clause)
 
     def _next(self) -> _Clause | None:
-        """The clause whose turn it is; None when the worker was closed. Withdrawn ones are finished here."""
+        """The clause whose turn it is, withdrawn ones before all; None when the worker was closed."""
         with self._changed:
-            while not self._closed:
-                for clause in [clause for clause in self._clauses if clause.job.withdrawn]:
-                    self._clauses.remove(clause)
-                if self._clauses:
-                    return min(self._clauses, key=lambda clause: clause.runs_out_ns)
-                self._changed.wait()
-            return None
+            self._changed.wait_for(lambda: self._closed or self._clauses)
+            if self._closed:
+                return None
+            return min(self._clauses, key=lambda clause: (not clause.job.withdrawn, clause.runs_out_ns))
+
+    def _drop(self, clause: _Clause) -> None:
+        if clause.steps is not None:
+            clause.steps.close()
+        with self._changed:
+            self._clauses.remove(clause)
 
     def _step(self, clause: _Clause) -> bool:
         """Compute and deliver one piece. False when the clause is over."""

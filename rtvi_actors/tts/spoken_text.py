@@ -34,7 +34,7 @@ _PUNCTUATION = frozenset(",.;:!?'-")
 _AMOUNT = r"(\d[\d,]*(?:\.\d+)?)"
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"!?\[([^\]]*)\]\([^)\s]*\)", r"\1"),  # of a Markdown link its text
-    (r"\b(?:https?://|www\.)([\w-]+(?:\.[\w-]+)*)\S*", r"\1"),  # of an address its host
+    (r"\b(?:https?://(?:www\.)?|www\.)([\w-]+(?:\.[\w-]+)*)\S*", r"\1"),  # of an address its host
     (r"(?m)^\s*(?:[-*+]|#{1,6})\s+", ""),  # Markdown's bullets and headings
     (r"\bC\+\+", "C plus plus"),
     (r"\b([A-G])#", r"\1 sharp"),
@@ -42,6 +42,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"(?<=\d)\s*°\s*C\b", " degrees Celsius"),
     (r"(?<=\d)\s*°\s*F\b", " degrees Fahrenheit"),
     (rf"€\s*{_AMOUNT}", r"\1 euros"),
+    (rf"¥\s*{_AMOUNT}", r"\1 yen"),
     (rf"\$\s*{_AMOUNT}\s+(thousand|[mbtr]+illion)\b", r"\1 \2 dollars"),
     (rf"£\s*{_AMOUNT}\s+(thousand|[mbtr]+illion)\b", r"\1 \2 pounds"),
     (r"\b(\d{1,2}):00(?=\s*[ap]\.?m\b)", r"\1 "),  # times of day
@@ -52,10 +53,11 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     (r"(?<=\d)[-\u2013](?=\d)", " to "),  # ranges
     (r"(?<=\d)\s*/\s*(?=\d)", " over "),
     (r"(?<=\d)(?=[A-Za-z])(?!(?:st|nd|rd|th|s)\b)", " "),  # 5km, 3D
+    (r"(?<=[A-Za-z])(?=\d)", " "),  # v2
     (r"(?<=\w)\.(?=(?:com|org|net|io|ai|dev|edu|gov)\b)", " dot "),
 )
 _BEFORE = tuple((re.compile(pattern), to) for pattern, to in _PATTERNS)
-_DECIMALS = re.compile(r"(?<![$£\d])(\d[\d,]*)((?:\.\d+)+)")
+_DECIMALS = re.compile(r"(?<![$£\d,])(\d[\d,]*)((?:\.\d+)+)")
 _LONG_NUMBER = re.compile(r"\d{13,}")
 _MONEY_SIGN = re.compile(r"[$£](?=\d)")
 

@@ -43,7 +43,9 @@ class SilenceTrimmer:
         frames = samples[: len(samples) // self._frame * self._frame].reshape(-1, self._frame)
         loud = np.flatnonzero(np.sqrt(np.mean(frames * frames, axis=1)) >= _QUIET)
         if not len(loud):
-            self._rest = samples if self._heard else samples[-(self._leading + self._frame) :]
+            # Whole frames are dropped, so that where frames begin does not depend on how the audio came.
+            old = 0 if self._heard else max(0, len(samples) - self._leading) // self._frame * self._frame
+            self._rest = samples[old:]
             return samples[:0]
         first, end = int(loud[0]) * self._frame, (int(loud[-1]) + 1) * self._frame
         start = 0 if self._heard else max(0, first - self._leading)
