@@ -1,0 +1,204 @@
+"""The web application on a real socket: routes, refusals, the WebSocket door, limits of the connection, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from rtvi_actors.config import Config
+from rtvi_actors.edge import app, websocket
+from rtvi_actors.edge.wire import MessageIn, decode, encode_message
+from rtvi_actors.errors import ConfigError
+from rtvi_actors.rtvi.messages import Message
+
+pytestmark = pytest.mark.unit
+
+READY = encode_message(json.dumps({"label": "rtvi-ai", "type": "client-ready", "id": "r1", "data": {"version": "2.1.0"}}))
+LIMIT = 4_096
+
+
+class Web:
+    """A served edge."""
+
+    def __init__(self, edge: Any, server: app.Server, port: int) -> None:
+        self.edge = edge
+        self.server = server
+        self.port = port
+        self.http = f"http://127.0.0.1:{port}"
+        self.ws = f"ws://127.0.0.1:{port}/ws"
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        async with httpx.AsyncClient() as client:
+            return await client.get(self.http + path, headers=headers)
+
+
+@pytest.fixture
+async def web(make_edge: Callable[..., Any]) -> AsyncIterator[Web]:
+    edge = make_edge(edge={"max_message_bytes": LIMIT, "send_buffer_bytes": 65_536})
+    listener = app.bind("127.0.0.1", 0)
+    settings = Config().replace(edge={"max_message_bytes": LIMIT}).edge
+    server = app.Server(app.build(edge.sessions), settings)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    yield Web(edge, server, listener.getsockname()[1])
+    await edge.sessions.stop(2.0)
+    server.should_exit = True
+    async with asyncio.timeout(5):
+        await serving
+    assert edge.admission.taken == set()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def message(client: ClientConnection) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        received = decode(await client.recv(decode=False))
+    assert isinstance(received, MessageIn)
+    parsed: dict[str, Any] = json.loads(received.text)
+    return parsed
+
+
+async def greet(client: ClientConnection) -> None:
+    await client.send(READY)
+    assert (await message(client))["type"] == "bot-ready"
+
+
+async def test_routes(web: Web) -> None:
+    assert (await web.get("/health")).json() == {"status": "up"}
+    assert (await web.get("/ready")).json() == {"status": "ready"}
+    assert "/ws" in (await web.get("/")).text
+    missing = await web.get("/nowhere")
+    assert (missing.status_code, missing.json()) == (404, {"detail": "Not Found"})
+    assert (await web.get("/health", Origin="https://example.org")).headers["access-control-allow-origin"] == "*"
+
+
+async def test_not_ready_while_no_place_is_free(web: Web) -> None:
+    web.edge.admission.places = 0
+    answer = await web.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"detail": "all places are in use", "retry_after_ms": 1_500}
+    assert (await web.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/ws", "/ws-client", "/ws?token=a"])
+async def test_a_client_gets_a_session(web: Web, path: str) -> None:
+    async with connect(f"ws://127.0.0.1:{web.port}{path}") as client:
+        await greet(client)
+        assert web.edge.admission.taken == {"s1"}
+
+
+async def test_a_refusal_comes_before_the_accept(web: Web) -> None:
+    web.edge.admission.places = 0
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(web.ws)
+    response = refusal.value.response
+    assert response.status_code == 503
+    assert json.loads(response.body or b"") == {"detail": "all places are in use", "retry_after_ms": 1_500}
+    assert response.headers["Retry-After"] == "2"
+
+
+async def test_a_closing_client_frees_its_place(web: Web, until: Any) -> None:
+    async with connect(web.ws) as client:
+        await greet(client)
+    await until(lambda: web.edge.admission.released == [("s1", True)])
+
+
+async def test_a_resetting_client_frees_its_place(web: Web, until: Any) -> None:
+    client = await connect(web.ws)
+    await greet(client)
+    client.transport.abort()
+    await until(lambda: web.edge.admission.released == [("s1", True)])
+
+
+async def test_what_is_no_frame_is_answered_and_the_session_goes_on(web: Web) -> None:
+    async with connect(web.ws) as client:
+        for data in ("text", b"garbage", bytes(LIMIT + 1), bytes(15 * LIMIT)):
+            await client.send(data)
+        # Both large ones are of one kind, which is told once a second.
+        errors = [await message(client) for _ in range(3)]
+        assert [error["data"]["fatal"] for error in errors] == [False] * 3
+        await greet(client)
+
+
+async def test_a_message_far_over_the_limit_closes_the_connection(web: Web, until: Any) -> None:
+    async with connect(web.ws) as client:
+        await greet(client)
+        await client.send(bytes(17 * LIMIT))
+        with pytest.raises(ConnectionClosed) as closed:
+            await message(client)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    await until(lambda: web.edge.admission.released == [("s1", True)])
+
+
+async def test_a_lost_stage_is_told_and_closes_with_1011(web: Web) -> None:
+    async with connect(web.ws) as client:
+        await greet(client)
+        web.edge.stages.die("llm")
+        assert (await message(client))["data"]["fatal"] is True
+        with pytest.raises(ConnectionClosed) as closed:
+            await message(client)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+
+
+async def test_the_stop_tells_clients_that_it_goes_away(web: Web) -> None:
+    async with connect(web.ws) as client:
+        await greet(client)
+        await web.edge.sessions.stop(2.0)
+        with pytest.raises(ConnectionClosed) as closed:
+            await message(client)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+
+
+async def test_a_client_that_reads_nothing_is_cut_off(web: Web, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "CLOSE_DEADLINE_S", 0.05)
+    writer = await _raw_handshake(web.port)
+    await until(lambda: web.edge.admission.taken == {"s1"})
+    (session,) = web.edge.sessions._sessions.values()
+    while not web.edge.admission.released:
+        session._conversation.send(Message("server-message", "x" * 32_000))
+        await asyncio.sleep(0.001)
+    assert web.edge.admission.released == [("s1", True)]
+    # It still reads nothing, but the server holds nothing of it any more.
+    await until(lambda: not web.server.server_state.connections)
+    writer.close()
+
+
+async def _raw_handshake(port: int) -> asyncio.StreamWriter:
+    """A WebSocket whose receiving end is small, and not read from."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock)
+    key = base64.b64encode(bytes(16)).decode()
+    writer.write(
+        f"GET /ws HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
+
+
+def test_a_port_in_use_is_told_with_what_to_do() -> None:
+    with app.bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"^port {port} is in use; choose another with --port$"):
+            app.bind("127.0.0.1", port)
+
+
+def test_a_host_that_is_not_ours_is_told_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="--host"):
+        app.bind("203.0.113.7", 0)
+    with pytest.raises(ConfigError, match="--host"):
+        app.bind("no.such.host.invalid", 0)
