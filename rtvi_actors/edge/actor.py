@@ -74,6 +74,7 @@ class EdgeActor:
         self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost)
         self._server = app.Server(app.build(self._sessions), config.edge)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
+        self._serving.add_done_callback(self._served)
         host = config.edge.host
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("serving at %s", url)
@@ -148,6 +149,11 @@ class EdgeActor:
             await self._switchboard.close()
         self._sessions = self._switchboard = self._server = self._serving = None
         self._stopped.set()
+
+    def _served(self, serving: asyncio.Task[None]) -> None:
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            log.error("the web server failed; this edge leaves", exc_info=error)
+            self._stopped.set()
 
     def _open_switchboard(self) -> Switchboard:
         if self._switchboard is None:

@@ -37,9 +37,13 @@ class SchedulerClient:
     async def admit(self) -> Lease:
         """See :class:`Admission`. No scheduler, or no answer in time, is no place."""
         call = asyncio.ensure_future(self._call("admit", self._edge))
-        done, _ = await asyncio.wait({call}, timeout=DEADLINE_S)
-        if not done:
-            self._spawn(self._give_back(call), "give back a late place")
+        try:
+            await asyncio.wait({call}, timeout=DEADLINE_S)
+        finally:
+            # Late, or nobody waits for it any more.
+            if not call.done():
+                self._spawn(self._give_back(call), "give back a late place")
+        if not call.done():
             raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
         try:
             answer = call.result()

@@ -118,6 +118,26 @@ async def test_a_place_that_comes_too_late_is_given_back(
     assert scheduler.calls == [("admit", "app/edge/0"), ("release", "s1", True)]
 
 
+async def test_a_place_that_nobody_waits_for_any_more_is_given_back(scheduler: FakeScheduler, client: SchedulerClient) -> None:
+    may_answer = asyncio.Event()
+
+    async def answer() -> Any:
+        await may_answer.wait()
+        return LEASE
+
+    scheduler.answers = {"admit": answer, "release": gives(None)}
+    asking = asyncio.create_task(client.admit())
+    async with asyncio.timeout(5):
+        while not scheduler.calls:
+            await asyncio.sleep(0.005)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    may_answer.set()
+    await client.close()
+    assert scheduler.calls[-1] == ("release", "s1", True)
+
+
 async def test_a_silent_scheduler_delays_a_release_by_its_deadlines_only(
     scheduler: FakeScheduler, client: SchedulerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
