@@ -29,7 +29,10 @@ ABORT = "rtvi_actors.abort"
 
 
 class AbortableWebSocket(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket with a way to cut the connection, as an ASGI extension: sending never returns while nobody reads."""
+    """Uvicorn's WebSocket with a way to cut the connection, as an ASGI extension: sending never returns while nobody reads.
+
+    A refused handshake counts as complete, which saves an error in the log for each client that finds no place.
+    """
 
     def handle_connect(self, event: Request) -> None:
         """Add the extension to the scope, which the application sees when its task first runs."""
@@ -37,6 +40,17 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
         scope = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"][ABORT] = self.transport.abort
+
+    def keepalive_timeout(self) -> None:
+        """Cut the connection of a client that answers no ping: closing it would wait until it has read what is on its way."""
+        super().keepalive_timeout()
+        self.transport.abort()
+
+    async def send(self, message: Any) -> None:
+        """Send, and note the end of a refusal."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
 
 
 class WebSocketClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -41,12 +42,11 @@ class Web:
             return await client.get(self.http + path, headers=headers)
 
 
-@pytest.fixture
-async def web(make_edge: Callable[..., Any]) -> AsyncIterator[Web]:
-    edge = make_edge(edge={"max_message_bytes": LIMIT, "send_buffer_bytes": 65_536})
+@contextlib.asynccontextmanager
+async def served(make_edge: Callable[..., Any], **settings: int) -> AsyncIterator[Web]:
+    edge = make_edge(edge=settings)
     listener = app.bind("127.0.0.1", 0)
-    settings = Config().replace(edge={"max_message_bytes": LIMIT}).edge
-    server = app.Server(app.build(edge.sessions), settings)
+    server = app.Server(app.build(edge.sessions), Config().replace(edge=settings).edge)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     yield Web(edge, server, listener.getsockname()[1])
     await edge.sessions.stop(2.0)
@@ -55,6 +55,12 @@ async def web(make_edge: Callable[..., Any]) -> AsyncIterator[Web]:
         await serving
     assert edge.admission.taken == set()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+async def web(make_edge: Callable[..., Any]) -> AsyncIterator[Web]:
+    async with served(make_edge, max_message_bytes=LIMIT, send_buffer_bytes=65_536) as web:
+        yield web
 
 
 async def message(client: ClientConnection) -> dict[str, Any]:
@@ -94,7 +100,7 @@ async def test_a_client_gets_a_session(web: Web, path: str) -> None:
         assert web.edge.admission.taken == {"s1"}
 
 
-async def test_a_refusal_comes_before_the_accept(web: Web) -> None:
+async def test_a_refusal_comes_before_the_accept(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     web.edge.admission.places = 0
     with pytest.raises(InvalidStatus) as refusal:
         await connect(web.ws)
@@ -102,6 +108,7 @@ async def test_a_refusal_comes_before_the_accept(web: Web) -> None:
     assert response.status_code == 503
     assert json.loads(response.body or b"") == {"detail": "all places are in use", "retry_after_ms": 1_500}
     assert response.headers["Retry-After"] == "2"
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 async def test_a_closing_client_frees_its_place(web: Web, until: Any) -> None:
@@ -171,6 +178,17 @@ async def test_a_client_that_reads_nothing_is_cut_off(web: Web, until: Any, monk
     # It still reads nothing, but the server holds nothing of it any more.
     await until(lambda: not web.server.server_state.connections)
     writer.close()
+
+
+async def test_a_client_that_vanished_while_the_bot_talked_is_noticed_by_its_pings(make_edge: Any, until: Any) -> None:
+    async with served(make_edge, ping_interval_ms=100) as web:
+        writer = await _raw_handshake(web.port)
+        await until(lambda: web.edge.admission.taken == {"s1"})
+        (session,) = web.edge.sessions._sessions.values()
+        for _ in range(40):
+            session._conversation.send(Message("server-message", "x" * 32_000))
+        await until(lambda: web.edge.admission.released == [("s1", True)])
+        writer.close()
 
 
 async def _raw_handshake(port: int) -> asyncio.StreamWriter:
