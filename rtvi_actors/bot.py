@@ -90,7 +90,7 @@ class Bot:
     An object is made for each session, without arguments, in the process of the session's LLM actor.
     """
 
-    instructions: ClassVar[str] = "You are a helpful assistant. Answer in one or two short sentences."
+    instructions: ClassVar[str] = "Answer in one or two short sentences."
     """The system prompt."""
 
     async def on_start(self, session: Session) -> None:
