@@ -276,6 +276,8 @@ class Link:
         self._on_frame = on_frame
         self._on_down = on_down
         self._last_ping_ns = time.monotonic_ns()
+        self._heard_ns = 0
+        self._silent_ticks = 0
 
     def start(self) -> None:
         """Begin to deliver frames."""
@@ -300,10 +302,12 @@ class Link:
         self.frames_out += 1
         return True
 
-    def silent_ms(self) -> float:
-        """How long nothing was heard of the peer."""
+    def tick(self) -> int:
+        """Called at every tick of the heartbeat. In how many of them in a row nothing had been heard of the peer."""
         heard_ns = max(self.control.last_heard_ns, self.data.last_heard_ns)
-        return (time.monotonic_ns() - heard_ns) / 1e6
+        self._silent_ticks = self._silent_ticks + 1 if heard_ns == self._heard_ns else 0
+        self._heard_ns = heard_ns
+        return self._silent_ticks
 
     def ping_age_ms(self) -> float:
         """Time since the last ping of the peer was read, or since the link came up."""

@@ -18,8 +18,12 @@ from rtvi_actors.runtime.link import Connection, Link
 log = logging.getLogger(__name__)
 
 REDIAL_S = 0.25
-SILENCE_MS = 1_000
-"""A peer that sends nothing for so long, not even a heartbeat, is dead."""
+SILENT_TICKS = 10
+"""A peer of which nothing, not even a heartbeat, was heard in so many ticks of our own (100 ms each) is dead.
+
+Not so many milliseconds: while the whole machine was paused or starved, this process did not tick either, and the peers that come
+back with it get their time to beat again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,7 @@ class Switchboard:
     def _tell_peer(self, peer: str, up: bool, reason: str) -> None:
         if self._closing:
             return
-        log.info("%s: link to %s is %s: %s", self.name, peer, "up" if up else "down", reason)
+        log.debug("%s: link to %s is %s: %s", self.name, peer, "up" if up else "down", reason)
         try:
             self._on_peer(peer, up, reason)
         except Exception:
@@ -236,8 +240,8 @@ class Switchboard:
 
     def _drop_silent(self) -> None:
         for link in list(self._links.values()):
-            if link.silent_ms() > SILENCE_MS:
-                link.close(f"silent for {SILENCE_MS // 1_000} s")
+            if link.tick() >= SILENT_TICKS:
+                link.close("silent for 1 s")
 
 
 def _stats(link: Link) -> PeerStats:

@@ -454,6 +454,18 @@ class TestSilence:
         assert b.links.connected("child")
         assert [each for each in b.told if not each[1]] == [("stranger", False, "silent for 1 s")]
 
+    async def test_a_pause_of_the_whole_machine_kills_nobody(self, start_board: StartBoard, child: Child, until: Any) -> None:
+        a = await start_board("a")
+        a.links.dial("child", str(child.path))
+        await a.links.wait_connected(["child"], 20)
+        child.process.send_signal(signal.SIGSTOP)
+        block_loop(1_600)
+        # Its next heartbeat comes only some ticks of ours later.
+        asyncio.get_running_loop().call_later(0.4, child.process.send_signal, signal.SIGCONT)
+        paused_ns = time.monotonic_ns()
+        await until(lambda: a.links.peers()["child"].ping_age_ms < (time.monotonic_ns() - paused_ns) / 1e6)
+        assert a.told == [("child", True, "connected")]
+
     async def test_a_blocked_peer_lives_and_tells_its_growing_lag(self, start_board: StartBoard, child: Child, until: Any) -> None:
         a = await start_board("a")
         a.links.dial("child", str(child.path))
@@ -622,7 +634,7 @@ class TestOpenAndClose:
 
 
 async def test_links_that_come_and_go_are_logged(ab: tuple[Board, Board], until: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     a, b = ab
     await b.links.close()
     await until(lambda: not a.links.connected("b"))
