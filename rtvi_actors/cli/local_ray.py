@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from rtvi_actors.errors import ConfigError
@@ -13,6 +14,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+if not sys.stderr.isatty():
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
 import ray
 

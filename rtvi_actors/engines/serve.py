@@ -125,7 +125,7 @@ class EngineServer:
             return
         for owner, session in list(self._sessions):
             if owner == peer:
-                log.info("session %s: its stage %s is gone (%s)", session, peer, reason)
+                log.debug("session %s: its stage %s is gone (%s)", session, peer, reason)
                 self._end_session(owner, session)
 
     def on_overflow(self, session: str, reason: str) -> None:

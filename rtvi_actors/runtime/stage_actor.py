@@ -70,7 +70,7 @@ class StageActor:
             await self._host.close("it did not start")
             raise
         self._switchboard = switchboard
-        log.info("listening on %s", self._path)
+        log.debug("listening on %s", self._path)
         return {"pid": os.getpid(), "node": self._node, "name": self._name, "path": self._path}
 
     async def connect(self, peers: dict[str, str], deadline_s: float = CONNECT_DEADLINE_S) -> None:
