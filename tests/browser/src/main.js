@@ -35,6 +35,31 @@ async function speak(url) {
   return buffer.duration;
 }
 
+// What the bot's player puts on the loudspeaker: everything that is connected to an output is metered as well. The client itself
+// reports levels with the Daily media manager only.
+function meterLoudspeaker() {
+  const connect = AudioNode.prototype.connect;
+  const meters = new WeakMap();
+  AudioNode.prototype.connect = function (target, ...rest) {
+    if (target instanceof AudioDestinationNode) {
+      const context = this.context;
+      if (!meters.has(context)) {
+        const meter = context.createAnalyser();
+        const samples = new Float32Array(meter.fftSize);
+        setInterval(() => {
+          meter.getFloatTimeDomainData(samples);
+          const rms = Math.sqrt(samples.reduce((sum, value) => sum + value * value, 0) / samples.length);
+          if (rms > 0.005) note("botHeard", rms);
+        }, 50);
+        meters.set(context, meter);
+      }
+      connect.call(this, meters.get(context));
+    }
+    return connect.call(this, target, ...rest);
+  };
+}
+meterLoudspeaker();
+
 let client = null;
 
 async function connect(wsUrl, { webAudio }) {
@@ -47,12 +72,8 @@ async function connect(wsUrl, { webAudio }) {
     enableCam: false,
   });
   for (const name of Object.values(RTVIEvent)) {
-    if (name === RTVIEvent.LocalAudioLevel) continue;
+    if (name === RTVIEvent.LocalAudioLevel || name === RTVIEvent.RemoteAudioLevel) continue;
     client.on(name, (data) => {
-      if (name === RTVIEvent.RemoteAudioLevel) {
-        if (data > 0.01) note("botHeard", data);
-        return;
-      }
       let plain = null;
       try {
         plain = JSON.parse(JSON.stringify(data ?? null));
