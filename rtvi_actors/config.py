@@ -31,12 +31,16 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class App(Section, frozen=True):
+    """The app as a whole."""
+
     name: Name = "rtvi_actors"
     """Name of the app: first part of every actor's name, and the Ray namespace."""
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
 
 class Bot(Section, frozen=True):
+    """What the sessions talk to."""
+
     class_: str = field(name="class", default="rtvi_actors.bot:Bot")
     """The application's bot, ``module:Class``."""
     instructions: str = ""
@@ -44,6 +48,8 @@ class Bot(Section, frozen=True):
 
 
 class Edge(Section, frozen=True):
+    """Where clients connect, and what they may do."""
+
     host: str = "127.0.0.1"
     port: Port = 7860
     """0 takes a free one."""
@@ -60,6 +66,8 @@ class Edge(Section, frozen=True):
 
 
 class Speaking(Section, frozen=True):
+    """Who speaks: voice activity, endpointing, barge-in."""
+
     vad_threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Speech probability from which a window of 32 ms counts as speech ..."""
     vad_release: Annotated[float, Meta(gt=0, lt=1)] = 0.35
@@ -100,6 +108,8 @@ class Engine(Section, frozen=True):
 
 
 class Stt(Engine, frozen=True):
+    """Speech to text."""
+
     backend: str = "faster-whisper"
     """``faster-whisper`` or ``module:Class``."""
     model: str = "whisper-tiny.en"
@@ -113,6 +123,8 @@ class Stt(Engine, frozen=True):
 
 
 class Llm(Engine, frozen=True):
+    """The language model."""
+
     backend: str = "ctranslate2"
     """``ctranslate2``, ``transformers`` or ``module:Class``."""
     model: str = "smollm2-135m-instruct"
@@ -126,6 +138,8 @@ class Llm(Engine, frozen=True):
 
 
 class Tts(Engine, frozen=True):
+    """The voice."""
+
     backend: str = "coqui"
     """``coqui`` or ``module:Class``."""
     model: str = "vits-joe"
@@ -135,6 +149,8 @@ class Tts(Engine, frozen=True):
 
 
 class Scheduler(Section, frozen=True):
+    """How many sessions, and in how many processes."""
+
     sessions_per_group: Positive = 1
     """1: every session has its own four actors, used once. More: sessions share them."""
     warm_groups: Positive = 2
@@ -255,6 +271,5 @@ def _check_together(config: Config, source: str) -> None:
     places = scheduler.sessions_per_group * scheduler.warm_groups
     if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
         raise ConfigError(
-            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs "
-            f"sessions_per_group x warm_groups = {places} or more"
+            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs sessions_per_group x warm_groups = {places} or more"
         )

@@ -42,7 +42,7 @@ def serve(
     from rtvi_actors.cli import serve as command
 
     loaded = Config.load(config) if config is not None else Config()
-    edge = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    edge: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     sections: dict[str, dict[str, object]] = {"edge": edge}
     if bot is not None:
         sections["bot"] = {"class": bot}

@@ -1,7 +1,7 @@
 """The scheduler: a named Ray actor that starts engines, edges and stage groups, gives out places, and replaces what dies.
 
-It runs on one event loop; ``admission`` holds the table and decides, ``warm_pool`` makes and ends processes. The path of a client that
-connects is one call, :meth:`Scheduler.admit`, which only looks at the table.
+It runs on one event loop; ``admission`` holds the table and decides, ``warm_pool`` makes and ends processes. The path of a client
+that connects is one call, :meth:`Scheduler.admit`, which only looks at the table.
 """
 
 from __future__ import annotations

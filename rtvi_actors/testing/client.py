@@ -307,7 +307,7 @@ class RtviClient:
 
     def _sent(self, task: asyncio.Future[None]) -> None:
         if task in self._tasks:
-            self._tasks.remove(task)  # type: ignore[arg-type]
+            self._tasks.remove(task)
         if not task.cancelled() and isinstance(task.exception(), websockets.exceptions.ConnectionClosed):
             self._closed = True
 
