@@ -167,7 +167,7 @@ def actors() -> Callable[[Any, str], list[psutil.Process]]:
         found = []
         for process in psutil.Process(app.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                title = " ".join(process.cmdline())
+                title = " ".join(process.cmdline()).strip()
                 if title == f"ray::{actor_class}" or title.startswith(f"ray::{actor_class}."):
                     found.append(process)
         return found
