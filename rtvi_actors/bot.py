@@ -152,7 +152,7 @@ def serve(bot: type[Bot] | str = Bot, config: Config | None = None) -> None:
     """
     if _importing.active:
         return
-    name = bot if isinstance(bot, str) else bot_name(bot)
+    name = absolute_bot_name(bot) if isinstance(bot, str) else bot_name(bot)
     run = importlib.import_module("rtvi_actors.cli.serve").run
     run((config or Config()).replace(bot={"class": name}))
 
@@ -189,6 +189,12 @@ def bot_name(bot: type[Bot]) -> str:
     if not file:
         raise ConfigError(f"bot {bot.__qualname__}: a class of an interactive session cannot be found by name; put it into a file")
     return f"{Path(file).resolve()}:{bot.__qualname__}"
+
+
+def absolute_bot_name(name: str) -> str:
+    """``name`` as a process in another folder understands it: the path of a file is made absolute, a module stays."""
+    place, colon, path = name.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{path}" if colon and place.endswith(".py") else name
 
 
 def load_bot(name: str) -> type[Bot]:

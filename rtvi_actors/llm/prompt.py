@@ -128,7 +128,8 @@ class ChatPrompt:
         return len(self._tokenizer.encode(self._without_special(content), add_special_tokens=False).ids) + 5
 
     def _end_ids(self, folder: Path) -> list[int]:
-        ids = {self._tokenizer.token_to_id(self._names.get("eos_token", ""))}
+        # A model that begins another message has ended its answer, too.
+        ids = {self._tokenizer.token_to_id(self._names.get(name, "")) for name in ("eos_token", "bos_token")}
         generation = folder / "generation_config.json"
         if generation.exists():
             told = json.loads(_read(generation)).get("eos_token_id")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rtvi_actors import bot as bot_module
-from rtvi_actors.bot import MAX_SAID_CHARS, Bot, BotClass, Session, Turn, bot_name, load_bot, load_hooks, serve
+from rtvi_actors.bot import MAX_SAID_CHARS, Bot, BotClass, Session, Turn, absolute_bot_name, bot_name, load_bot, load_hooks, serve
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError, SessionClosedError
 
@@ -58,6 +58,8 @@ def test_a_script_is_loaded_by_path_and_does_not_serve_again(script: Path, monke
     assert bot_name(shop) == f"{script}:Shop"
     monkeypatch.chdir(script.parent)
     assert load_bot("shop.py:Shop") is shop
+    assert absolute_bot_name("shop.py:Shop") == f"{script}:Shop"
+    assert absolute_bot_name("shop:Shop") == "shop:Shop"
     assert load_bot("shop:Shop").instructions == "Sell bread."
 
 

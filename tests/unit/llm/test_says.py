@@ -1,0 +1,62 @@
+"""Texts of the application's: one after the other, withdrawn, refused, failed at the end."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from rtvi_actors.errors import SessionClosedError, SessionError
+from rtvi_actors.llm.says import MAX_WAITING, Says
+
+pytestmark = pytest.mark.unit
+
+
+def test_one_after_the_other() -> None:
+    asked: list[str] = []
+    says = Says(asked.append)
+    first, second = Future[None](), Future[None]()
+    says.add("One.", first)
+    says.add("Two.", second)
+    assert asked == ["say-1"]
+    assert says.begin(3, "say-1") == "One."
+    says.over(2)
+    assert not first.done()
+    says.over(3)
+    assert first.done()
+    assert asked == ["say-1", "say-2"]
+    assert says.begin(4, "say-2") == "Two."
+    assert not second.done()
+
+
+def test_a_withdrawn_text_is_not_said() -> None:
+    asked: list[str] = []
+    says = Says(asked.append)
+    futures = [Future[None]() for _ in range(3)]
+    for future in futures:
+        says.add("Text.", future)
+    futures[1].cancel()
+    futures[0].cancel()
+    assert says.begin(1, "say-1") == ""
+    says.over(1)
+    assert asked == ["say-1", "say-3"]
+
+
+def test_a_turn_that_nobody_asked_for() -> None:
+    says = Says(lambda _: None)
+    assert says.begin(1, "say-7") == ""
+    says.add("One.", Future())
+    assert says.begin(1, "say-7") == ""
+
+
+def test_too_many_are_refused_and_the_end_fails_the_rest() -> None:
+    says = Says(lambda _: None)
+    futures = [Future[None]() for _ in range(MAX_WAITING + 2)]
+    for future in futures:
+        says.add("Text.", future)
+    assert isinstance(futures[-1].exception(), SessionError)
+    assert not futures[-2].done()
+    says.close()
+    late = Future[None]()
+    says.add("Late.", late)
+    assert all(isinstance(future.exception(), SessionClosedError) for future in [*futures[:-1], late])
