@@ -7,11 +7,12 @@ the WebSocket in real time, and real models hear, answer and speak.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
 
 from rich.console import Console
 
-from rtvi_actors.cli.serve import serving
+from rtvi_actors.cli.serve import App, serving
 from rtvi_actors.cli.waterfall import print_turn
 from rtvi_actors.config import Config
 from rtvi_actors.testing.client import BOT_RATE_HZ, RtviClient
@@ -19,6 +20,7 @@ from rtvi_actors.testing.recordings import Recording, available, recorded, synth
 
 INTERRUPT_AFTER_MS = 800
 """How long the bot may talk before it is interrupted."""
+STOP_POLL_S = 0.2
 
 
 def run(config: Config, *, once: bool, save: Path) -> None:
@@ -30,11 +32,25 @@ def run(config: Config, *, once: bool, save: Path) -> None:
     console = Console()
     with serving(config) as app:
         url = app.url.replace("http", "ws", 1) + "/ws"
-        asyncio.run(_converse(console, config, url, save))
+        asyncio.run(_until_stopped(app, _converse(console, config, url, save)))
+        if app.stopping:
+            return
         print(f"ready {app.url}", flush=True)
         if not once:
             console.print(f"talk to it: rtvi-actors talk {url} --wav FILE; Ctrl-C ends it", style="dim")
             app.wait()
+
+
+async def _until_stopped(app: App, conversation: Coroutine[None, None, None]) -> None:
+    """Hold the conversation, or a part of it: Ctrl-C ends it at once, not when it is over."""
+    talking = asyncio.create_task(conversation, name="demo conversation")
+    while not talking.done() and not app.stopping:
+        await asyncio.wait({talking}, timeout=STOP_POLL_S)
+    if app.stopping:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+    else:
+        await talking
 
 
 async def _converse(console: Console, config: Config, url: str, save: Path) -> None:
@@ -53,7 +69,7 @@ async def _converse(console: Console, config: Config, url: str, save: Path) -> N
             print_turn(console, turn)
             write_wav(save / f"turn-{number}.wav", turn.audio, BOT_RATE_HZ)
         await _interrupt(console, client, by_length[3], by_length[0])
-    console.print(f"the bot's audio is in {save}/", style="dim")
+    console.print(f"the bot's audio is in {save}/", style="dim", markup=False)
 
 
 async def _interrupt(console: Console, client: RtviClient, first: Recording, second: Recording) -> None:
@@ -66,9 +82,12 @@ async def _interrupt(console: Console, client: RtviClient, first: Recording, sec
     await asyncio.sleep(INTERRUPT_AFTER_MS / 1_000)
     before = client.heard(utterance)
     interruption = client.say(second.pcm)
-    stopped = await client.wait_type("bot-interrupted", 20.0, interruption.first_message)
+    ends = {"bot-interrupted", "bot-stopped-speaking"}
+    end = await client.wait(lambda message: message.type in ends, 20.0, interruption.first_message)
     print_turn(console, before)
-    console.print(
-        f"  -- interrupted, {(stopped.at_ns - interruption.started_ns) / 1e6:.0f} ms into the recording --", style="yellow"
-    )
+    if end.type == "bot-interrupted":
+        how = f"interrupted, {(end.at_ns - interruption.started_ns) / 1e6:.0f} ms into the recording"
+    else:
+        how = "not interrupted: the answer was over before"
+    console.print(f"  -- {how} --", style="yellow")
     print_turn(console, await client.turn(interruption))

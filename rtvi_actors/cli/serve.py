@@ -49,6 +49,11 @@ class App:
         self._stop_requested = stop_requested
         self._ended = scheduler.run_until_stopped.remote()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._stop_requested.is_set()
+
     def wait(self) -> None:
         """Block until a signal asks to stop, or somebody else stopped the app.
 

@@ -31,11 +31,11 @@ async def talk(url: str, *, wav: list[Path], text: list[str], say: list[str], sa
         console.print(f"bot-ready after {client.ready_ms:.0f} ms, RTVI {client.bot_version}", style="dim")
         number = 0
         for label, pcm in spoken:
-            console.print(f"speaking {label}", style="dim")
+            console.print(f"speaking {label}", style="dim", markup=False)
             number += 1
             _show(console, await client.turn(client.say(pcm)), save / f"turn-{number}.wav")
         for line in text:
-            console.print(f"typing {line!r}", style="dim")
+            console.print(f"typing {line!r}", style="dim", markup=False)
             number += 1
             _show(console, await client.turn(client.send_text(line)), save / f"turn-{number}.wav")
 
@@ -44,4 +44,4 @@ def _show(console: Console, turn: Turn, path: Path) -> None:
     print_turn(console, turn)
     if turn.audio:
         write_wav(path, turn.audio, BOT_RATE_HZ)
-        console.print(f"         saved {path}", style="dim")
+        console.print(f"         saved {path}", style="dim", markup=False)

@@ -14,10 +14,11 @@ COLOURS = {"endpointing": "yellow", "stt": "cyan", "llm": "magenta", "clause": "
 def print_turn(console: Console, turn: Turn) -> None:
     """Transcript, answer, waterfall, and whatever went wrong."""
     for number, transcript in enumerate(turn.transcripts):
-        console.print(Text("  you  ", "bold cyan"), transcript, Text(" (cut)" if number < len(turn.transcripts) - 1 else "", "red"))
-    console.print(Text("  bot  ", "bold green"), turn.answer.strip() or Text("(no text)", "dim"))
+        cut = Text(" (cut)" if number < len(turn.transcripts) - 1 else "", "red")
+        console.print(Text("  you  ", "bold cyan"), Text(transcript), cut)
+    console.print(Text("  bot  ", "bold green"), Text(turn.answer.strip()) if turn.answer.strip() else Text("(no text)", "dim"))
     for error in turn.errors:
-        console.print(Text("  error", "bold red"), error)
+        console.print(Text("  error", "bold red"), Text(error))
     if turn.segments_ms:
         for line in waterfall(turn.segments_ms):
             console.print(line)

@@ -16,6 +16,7 @@ import contextlib
 import json
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -46,7 +47,11 @@ class Received:
 
 @dataclass(slots=True)
 class Utterance:
-    """Something the microphone says. ``ended_ns``: when its last audible sample was sent, 0 before that."""
+    """Something the microphone says, or a typed text.
+
+    ``ended_ns``: when its last audible sample was sent, 0 before that. ``done`` is set when all of it was sent, or never will be,
+    since the session is over. ``aloud``: the answer is spoken.
+    """
 
     pcm: bytes
     first_message: int
@@ -54,6 +59,7 @@ class Utterance:
     audible_bytes: int = 0
     started_ns: int = 0
     ended_ns: int = 0
+    aloud: bool = True
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -102,7 +108,8 @@ class RtviClient:
         self._version = version
         self._ready_deadline_s = ready_deadline_s
         self._with_microphone = microphone
-        self._utterances: asyncio.Queue[Utterance] = asyncio.Queue(maxsize=16)
+        self._unsaid: deque[Utterance] = deque()
+        """What the microphone has to say, that which it is saying first."""
         self._news = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
         self._socket: Any = None
@@ -162,14 +169,24 @@ class RtviClient:
         """Type ``text``. The result is for :meth:`turn`."""
         utterance = Utterance(b"", len(self.messages), len(self.audio))
         utterance.started_ns = utterance.ended_ns = time.monotonic_ns()
+        utterance.aloud = audio_response
         utterance.done.set()
         self.send("send-text", {"content": text, "options": {"run_immediately": run_immediately, "audio_response": audio_response}})
         return utterance
 
     def say(self, pcm: bytes) -> Utterance:
-        """Speak ``pcm`` (PCM16 LE mono, 16 kHz) in real time, after what is already being said."""
+        """Speak ``pcm`` (PCM16 LE mono, 16 kHz) in real time, after what is already being said.
+
+        Raises:
+            SessionClosedError: the session is over.
+            RtviActorsError: the client was opened without a microphone.
+        """
+        if self._closed:
+            raise SessionClosedError("the session is over")
+        if not self._with_microphone:
+            raise RtviActorsError("this client was opened with microphone=False and cannot speak")
         utterance = Utterance(pcm, len(self.messages), len(self.audio), audible_samples(pcm) * 2)
-        self._utterances.put_nowait(utterance)
+        self._unsaid.append(utterance)
         return utterance
 
     # ------------------------------------------------------------------------------------------------------ receiving
@@ -202,14 +219,20 @@ class RtviClient:
         """Wait until the bot has answered ``utterance`` and is silent again.
 
         Raises:
-            RtviActorsError: no answer within ``deadline_s``.
+            RtviActorsError: no answer within ``deadline_s``, or the session ended.
         """
         deadline = time.monotonic() + deadline_s
-        await asyncio.wait_for(utterance.done.wait(), deadline_s)
+        try:
+            await asyncio.wait_for(utterance.done.wait(), deadline_s)
+        except TimeoutError:
+            raise RtviActorsError(f"not said within {deadline_s:.0f} s") from None
+        if not utterance.ended_ns:
+            raise RtviActorsError("the session ended before all was said")
         start = utterance.first_message
+        last = "bot-stopped-speaking" if utterance.aloud else "bot-llm-stopped"
         await self.wait(lambda message: message.type in {"bot-llm-started", "bot-tts-started"}, deadline - time.monotonic(), start)
         await self.wait(
-            lambda message: message.type == "bot-stopped-speaking" and message.at_ns > utterance.ended_ns,
+            lambda message: message.type == last and message.at_ns > utterance.ended_ns,
             deadline - time.monotonic(),
             start,
         )
@@ -253,9 +276,8 @@ class RtviClient:
         except websockets.exceptions.InvalidStatus as error:
             self._closed = True
             body = error.response.body or b""
-            if error.response.status_code == 503:
-                refusal = json.loads(body)
-                raise CapacityError(str(refusal["detail"]), int(refusal["retry_after_ms"])) from None
+            if error.response.status_code == 503 and (refusal := _refusal(bytes(body))) is not None:
+                raise refusal from None
             raise RtviActorsError(f"{self.url} answered HTTP {error.response.status_code}: {body[:200]!r}") from None
         except (OSError, TimeoutError, websockets.exceptions.WebSocketException) as error:
             self._closed = True
@@ -281,13 +303,21 @@ class RtviClient:
                 self._news.notify_all()
 
     async def _speak(self) -> None:
+        """What there is to say, until the session is over; whoever waits for the rest of it then waits no longer."""
+        try:
+            await self._speak_in_real_time()
+        finally:
+            for utterance in self._unsaid:
+                utterance.done.set()
+
+    async def _speak_in_real_time(self) -> None:
         """One piece each 20 ms against absolute deadlines, silence when there is nothing to say."""
         silence = bytes(PIECE_BYTES)
         started, count = time.monotonic(), 0
         utterance, position = None, 0
         while not self._closed:
-            if utterance is None and not self._utterances.empty():
-                utterance, position = self._utterances.get_nowait(), 0
+            if utterance is None and self._unsaid:
+                utterance, position = self._unsaid[0], 0
                 utterance.started_ns = time.monotonic_ns()
             spoken = utterance.pcm[position : position + PIECE_BYTES] if utterance is not None else silence
             piece = spoken.ljust(PIECE_BYTES, b"\0")
@@ -300,7 +330,7 @@ class RtviClient:
                 if not utterance.ended_ns and position >= utterance.audible_bytes:
                     utterance.ended_ns = time.monotonic_ns()
                 if position >= len(utterance.pcm):
-                    utterance.done.set()
+                    self._unsaid.popleft().done.set()
                     utterance = None
             count += 1
             await asyncio.sleep(max(0.0, started + count * PIECE_MS / 1_000 - time.monotonic()))
@@ -310,6 +340,15 @@ class RtviClient:
             self._tasks.remove(task)
         if not task.cancelled() and isinstance(task.exception(), websockets.exceptions.ConnectionClosed):
             self._closed = True
+
+
+def _refusal(body: bytes) -> CapacityError | None:
+    """The error that an edge's 503 tells; None if the answer is somebody else's, a proxy's for instance."""
+    try:
+        fields = json.loads(body)
+        return CapacityError(str(fields["detail"]), int(fields["retry_after_ms"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def gaps_ms(chunks: list[tuple[bytes, int]]) -> list[float]:

@@ -109,12 +109,13 @@ def read_wav(path: Path) -> bytes:
     try:
         with wave.open(str(path)) as wav:
             channels, width, rate_hz = wav.getnchannels(), wav.getsampwidth(), wav.getframerate()
-            samples = np.frombuffer(wav.readframes(wav.getnframes()), dtype="<i2") if width == 2 else None
+            pcm = wav.readframes(wav.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        raise ConfigError(f"{path}: not a WAV file that can be read: {error}") from error
-    if samples is None:
+        raise ConfigError(f"{path}: not a WAV file that can be read: {str(error) or 'it is cut off'}") from error
+    if width != 2:
         raise ConfigError(f"{path}: {8 * width}-bit samples; only 16-bit WAV files are read")
-    mono = samples.reshape(-1, channels).mean(axis=1).astype(np.int16)
+    whole = len(pcm) // (2 * channels) * 2 * channels  # the file may end in the middle of a sample
+    mono = np.frombuffer(pcm[:whole], dtype="<i2").reshape(-1, channels).mean(axis=1).astype(np.int16)
     if rate_hz != RATE_HZ:
         mono = soxr.resample(mono, rate_hz, RATE_HZ)
     return mono.astype("<i2").tobytes()
