@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def server(*arguments: str) -> Iterator[tuple[str, int]]:
     """``rtvi-actors serve`` in a process of its own, on a free port: its URL and its pid.
 
     Raises:
-        RuntimeError: it ended, or was not ready within 180 s; with its output.
+        RuntimeError: it ended, or was not ready within 180 s. What it had to say about that is on stderr.
     """
     command = [sys.executable, "-m", "rtvi_actors.cli.main", "serve", *arguments, "--port", "0", "--app", f"bench-{os.getpid()}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
@@ -82,14 +83,20 @@ def server(*arguments: str) -> Iterator[tuple[str, int]]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _ready_url(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    started = time.monotonic()
-    for line in process.stdout:
-        if line.startswith("ready "):
-            return line.split()[1]
-        if time.monotonic() - started > READY_DEADLINE_S:
-            break
+    # A server that hangs says nothing: reading its output ends only when it does.
+    timer = threading.Timer(READY_DEADLINE_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("ready "):
+                return line.split()[1]
+    finally:
+        timer.cancel()
+        timer.join()
     raise RuntimeError("the server did not become ready; see its messages above")

@@ -41,47 +41,53 @@ class Outcome:
     unanswered: int = 0
 
     def figures(self) -> dict[str, Any]:
-        """What is printed and recorded. Times in ms."""
+        """What is printed and recorded. Times in ms, None where there is nothing to measure.
+
+        A turn whose answer made no sound counts as unanswered.
+        """
+        silent = sum(1 for _, turn in self.turns if turn.voice_to_voice_ms is None)
         voice = [turn.voice_to_voice_ms for _, turn in self.turns if turn.voice_to_voice_ms is not None]
         own = [turn.own_share_ms for _, turn in self.turns if turn.own_share_ms is not None]
-        names = list(self.turns[0][1].segments_ms) if self.turns else []
-        segments = {name: [turn.segments_ms.get(name, 0.0) for _, turn in self.turns] for name in names}
+        measured = [turn.segments_ms for _, turn in self.turns if turn.segments_ms]
+        segments = {name: [values.get(name, 0.0) for values in measured] for name in (measured[0] if measured else ())}
         gaps = [gap for _, turn in self.turns for gap in turn.gaps_ms]
         return {
             "set": self.name,
             "turns": len(self.turns) + self.unanswered,
-            "unanswered": self.unanswered,
+            "unanswered": self.unanswered + silent,
             "cut_in_two": sum(1 for _, turn in self.turns if len(turn.transcripts) > 1),
             "voice_to_voice_ms": _spread(voice),
             "own_share_ms": _spread(own),
             "segments_ms": {name: _spread(values) for name, values in segments.items()},
             "gaps_over_40_ms": len(gaps),
             "longest_gap_ms": round(max(gaps, default=0.0), 1),
-            "word_error_rate": round(_word_error_rate(self.turns), 4),
+            "word_error_rate": _word_error_rate(self.turns),
         }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def _spread(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"p50": None, "p95": None, "max": None}
     return {
         "p50": round(percentile(values, 0.5), 1),
         "p95": round(percentile(values, 0.95), 1),
-        "max": round(max(values, default=float("nan")), 1),
+        "max": round(max(values), 1),
     }
 
 
-def _word_error_rate(turns: list[tuple[Recording, Turn]]) -> float:
+def _word_error_rate(turns: list[tuple[Recording, Turn]]) -> float | None:
     """Word errors over words, after Whisper's own English normalizer on both sides."""
+    if not turns:
+        return None
     from rtvi_actors.models.torch_setup import ensure_torchaudio
 
     ensure_torchaudio()
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     normal = EnglishTextNormalizer({})
-    if not turns:
-        return float("nan")
     said = [normal(recording.text) for recording, _ in turns]
     heard = [normal(" ".join(turn.transcripts)) for _, turn in turns]
-    return float(jiwer.wer(said, heard))
+    return round(float(jiwer.wer(said, heard)), 4)
 
 
 async def converse(url: str, name: str, recordings: list[Recording], count: int) -> Outcome:
@@ -97,7 +103,7 @@ async def converse(url: str, name: str, recordings: list[Recording], count: int)
                     outcome.turns.append((recording, await client.turn(client.say(recording.pcm), deadline_s=40)))
                 except RtviActorsError as error:
                     outcome.unanswered += 1
-                    progress.console.print(f"turn {number} ({recording.name}): {error}", style="red")
+                    progress.console.print(f"turn {number} ({recording.name}): {error}", style="red", markup=False)
                     if client.closed:
                         break
                 progress.advance(task)
@@ -124,7 +130,7 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
 
     def row(name: str, key: str, part: str | None = None) -> None:
         values = [figures[key] if part is None else figures[key][part] for figures in outcomes]
-        result.add_row(name, *(f"{value:g}" for value in values))
+        result.add_row(name, *("-" if value is None else f"{value:g}" for value in values))
 
     for name, key in (("turns", "turns"), ("unanswered", "unanswered"), ("cut in two", "cut_in_two")):
         row(name, key)
@@ -132,9 +138,9 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
         row(f"voice to voice {part}, ms", "voice_to_voice_ms", part)
     for part in ("p50", "p95"):
         row(f"own share {part}, ms", "own_share_ms", part)
-    for segment in outcomes[0]["segments_ms"]:
+    for segment in dict.fromkeys(name for figures in outcomes for name in figures["segments_ms"]):
         cells = [figures["segments_ms"].get(segment, {}) for figures in outcomes]
-        result.add_row(f"{segment} p50 / p95, ms", *(f"{cell.get('p50', 0):.0f} / {cell.get('p95', 0):.0f}" for cell in cells))
+        result.add_row(f"{segment} p50 / p95, ms", *(f"{cell['p50']:.0f} / {cell['p95']:.0f}" if cell else "-" for cell in cells))
     row("gaps over 40 ms", "gaps_over_40_ms")
     row("longest gap, ms", "longest_gap_ms")
     row("word error rate", "word_error_rate")
