@@ -6,7 +6,11 @@ import os
 import sys
 from typing import Any
 
+import psutil
+
+from rtvi_actors.cli.guardian import with_descendants
 from rtvi_actors.errors import ConfigError
+from rtvi_actors.runtime.supervise import end_processes, start_time_of
 
 # Workers run at niceness 15 otherwise, where anything else on the machine would take the cores from live audio.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -19,30 +23,48 @@ if not sys.stderr.isatty():
 
 import ray
 
-__all__ = ["connect", "ray", "start"]
+__all__ = ["connect", "ray", "shut_down", "start"]
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's smallest: nothing of ours passes through it."""
+END_GRACE_S = 1.0
+"""How long Ray's processes may take to end by themselves."""
 
 
-def start(app: str, address: str | None) -> None:
+def start(app: str, address: str | None) -> dict[int, float]:
     """Start a local Ray for ``app``, or join the cluster at ``address``. Workers find user code in the current folder.
+
+    Returns:
+        Ray's processes that this one has started, pid -> start time: none when it joined.
 
     Raises:
         ConfigError: there is no Ray at ``address``.
     """
     os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if part)
     common: dict[str, Any] = {"namespace": app, "logging_level": "error", "log_to_driver": True}
-    if address is None:
-        ray.init(
-            address="local",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            **common,
-        )
-    else:
+    if address is not None:
         _join(address, common)
+        return {}
+    before = _children()
+    ray.init(
+        address="local",
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        object_store_memory=OBJECT_STORE_BYTES,
+        **common,
+    )
+    return {pid: started for pid, started in _children().items() if pid not in before}
+
+
+def shut_down(roots: dict[int, float]) -> None:
+    """Leave Ray. Of a local one, what :func:`start` returned, nothing is left, not even a frozen worker or a slow agent."""
+    everything = with_descendants(roots)
+    ray.shutdown()
+    end_processes(everything, END_GRACE_S)
+
+
+def _children() -> dict[int, float]:
+    return {child.pid: start_time_of(child.pid) for child in psutil.Process().children()}
 
 
 def connect(app: str, address: str) -> None:

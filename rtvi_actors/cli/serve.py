@@ -17,15 +17,18 @@ from typing import Any
 from rich.console import Console
 
 from rtvi_actors.bot import load_bot
-from rtvi_actors.cli import local_ray, running
+from rtvi_actors.cli import guardian, local_ray, running
 from rtvi_actors.cli.local_ray import ray
 from rtvi_actors.config import Config, runtime_folder
-from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError
+from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, SessionLostError
 from rtvi_actors.models.prepare import missing
 from rtvi_actors.scheduler.actor import Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
 
 STOP_DEADLINE_S = 20.0
+PING_PERIOD_S = 2.0
+PING_DEADLINE_S = 10.0
+"""A scheduler that does not answer for this long hangs: nobody can be admitted, nothing that dies is replaced."""
 
 
 def run(config: Config, *, address: str | None = None) -> None:
@@ -46,6 +49,8 @@ class App:
     def __init__(self, url: str, scheduler: Any, stop_requested: threading.Event) -> None:
         self.url = url
         self.scheduler = scheduler
+        self.hangs = False
+        """The scheduler does not answer: there is no use in asking it to stop."""
         self._stop_requested = stop_requested
         self._ended = scheduler.run_until_stopped.remote()
 
@@ -58,16 +63,23 @@ class App:
         """Block until a signal asks to stop, or somebody else stopped the app.
 
         Raises:
-            RtviActorsError: the scheduler died.
+            SessionLostError: the scheduler died, or does not answer.
         """
+        ping, asked = self.scheduler.ping.remote(), time.monotonic()
         while not self._stop_requested.wait(0.5):
-            done, _ = ray.wait([self._ended], timeout=0)
-            if done:
-                try:
-                    ray.get(done)
-                except ray.exceptions.RayActorError as error:
-                    raise RtviActorsError(f"the scheduler died: {error}") from error
+            done, _ = ray.wait([self._ended, ping], num_returns=2, timeout=0)
+            now = time.monotonic()
+            try:
+                ray.get(done)
+            except ray.exceptions.RayActorError as error:
+                raise SessionLostError("the scheduler died, and the app with it; see what it said above") from error
+            if self._ended in done:
                 return
+            if ping not in done and now - asked > PING_DEADLINE_S:
+                self.hangs = True
+                raise SessionLostError(f"the scheduler does not answer for {PING_DEADLINE_S:.0f} s; the app is ended")
+            if ping in done and now - asked > PING_PERIOD_S:
+                ping, asked = self.scheduler.ping.remote(), now
 
 
 @contextlib.contextmanager
@@ -77,26 +89,37 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
     console = Console(stderr=True)
     folder = runtime_folder()
     stop_requested = threading.Event()
-    try:
-        with _signals(stop_requested), console.status("starting Ray") as progress:
-            started = time.monotonic()
-            local_ray.start(config.app.name, address)
-            _take_signals(stop_requested)  # again: Ray has just put handlers of its own in their place
-            scheduler = _create_scheduler(config, folder, detached=address is not None)
-            progress.update("starting engines, edge and stage actors")
-            try:
-                facts = _get(scheduler.start.remote(), stop_requested)
-                running.remember(config.app.name, ray.get_runtime_context().gcs_address, facts["url"])
-                progress.stop()
-                console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
-                yield App(facts["url"], scheduler, stop_requested)
-            finally:
-                with console.status("stopping"):
-                    _stop(scheduler)
-    finally:
-        running.forget(config.app.name)
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.enter_context(_signals(stop_requested))
+        progress = stack.enter_context(console.status("starting Ray"))
+        started = time.monotonic()
+        _enter_ray(stack, config.app.name, address, folder)
+        _take_signals(stop_requested)  # again: Ray has just put handlers of its own in their place
+        scheduler = _create_scheduler(config, folder, detached=address is not None)
+        progress.update("starting engines, edge and stage actors")
+        app = None
+        try:
+            facts = _get(scheduler.start.remote(), stop_requested)
+            running.remember(config.app.name, ray.get_runtime_context().gcs_address, facts["url"])
+            stack.callback(running.forget, config.app.name)
+            progress.stop()
+            console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
+            app = App(facts["url"], scheduler, stop_requested)
+            yield app
+        finally:
+            with console.status("stopping"):
+                _stop(scheduler, polite=app is None or not app.hangs)
+
+
+def _enter_ray(stack: contextlib.ExitStack, app: str, address: str | None, folder: Path) -> None:
+    """Start or join Ray; ``stack`` leaves it. A guardian clears up after a local one if this process is killed."""
+    roots = local_ray.start(app, address)
+    stack.callback(local_ray.shut_down, roots)
+    if roots:
+        guarding = guardian.start(folder, roots)
+        stack.callback(guarding.wait)
+        stack.callback(guarding.kill)
 
 
 def check(config: Config) -> None:
@@ -165,9 +188,10 @@ def _get(reference: Any, stop_requested: threading.Event) -> Any:
             raise KeyboardInterrupt
 
 
-def _stop(scheduler: Any) -> None:
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
+def _stop(scheduler: Any, *, polite: bool) -> None:
+    if polite:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
     with contextlib.suppress(ray.exceptions.RayError, ValueError):
         ray.kill(scheduler)
 

@@ -109,6 +109,9 @@ class Scheduler:
         """Returns when :meth:`stop` has ended everything. The reference fails at once if this process dies."""
         await self._stopped.wait()
 
+    async def ping(self) -> None:
+        """Answer, which only a process whose event loop runs can."""
+
     # ------------------------------------------------------------------------------------------------- what edges ask
 
     async def admit(self, edge: str) -> dict[str, Any]:

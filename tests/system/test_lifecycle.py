@@ -159,8 +159,9 @@ def listed_actors() -> list[dict[str, Any]]:
 @SIGNALS
 @pytest.mark.parametrize("kind", STAGES)
 async def test_a_stage_that_is_lost_ends_its_session_and_its_group(
-    app: Any, actors: Any, eventually: Any, connected: Any, answered: Any, ready: Any, serves: Any, kind: str, number: int
+    app: Any, actors: Any, eventually: Any, connected: Any, answered: Any, ready: Any, kind: str, number: int
 ) -> None:
+    # That the app serves again is what the next test begins with.
     async with connected(app.ws_url) as client:
         group = group_of(app, actors)
         await answered(client, "before")
@@ -170,7 +171,8 @@ async def test_a_stage_that_is_lost_ends_its_session_and_its_group(
         assert told.data["fatal"] is True
         await eventually(lambda: client.closed, "the client is dismissed")
     await eventually(lambda: gone(group), "nothing is left of the group")
-    await whole_again(app, actors, eventually, ready, serves)
+    await eventually(lambda: ready(app.url), "there is another group")
+    await eventually(lambda: census(app, actors) == FULL, "one process of each kind")
 
 
 @SIGNALS
@@ -179,7 +181,6 @@ async def test_a_session_outlives_an_engine(
     app: Any, actors: Any, eventually: Any, connected: Any, utterances: Any, kind: str, number: int
 ) -> None:
     async with connected(app.ws_url, microphone=True) as client:
-        await spoken(client, utterances)
         [victim] = actors(app, kind)
         victim.send_signal(number)
         await eventually(lambda: gone([victim]) and len(actors(app, kind)) == 1, "another one has taken its place")
