@@ -52,9 +52,9 @@ MAX_REQUESTS: Final = 16
 """Turn requests that wait; one more is refused."""
 LOG_ENTRIES: Final = 512
 THINKING_LIMIT_MS: Final = 30_000
-"""A bot that thinks this long without a word from the edge is taken for silent."""
-SPEAKING_LIMIT_MS: Final = 1_800_000
-"""The same while it speaks: longer than any answer, since the edge is silent as long as it plays."""
+"""A turn of the bot's that the edge says nothing about for this long is given up: cancelled, for everybody."""
+ANSWER_LIMIT_MS: Final = 1_800_000
+"""The same once the edge said that the bot thinks or speaks. Longer than any answer, since the edge will say when it is over."""
 
 
 @dataclass(slots=True)
@@ -255,9 +255,10 @@ class TurnMachine:
         self._cancel(user.turn, "bot finished" if self._bot.state == "silent" else "barge-in")
 
     def _cancel(self, fence: int, reason: str) -> None:
-        self._fence = fence
         self._bot.state = "silent"
-        self._out.append(CancelBot(fence, reason))
+        if fence > self._fence:
+            self._fence = fence
+            self._out.append(CancelBot(fence, reason))
 
     # ----------------------------------------------------------------------------------------------------------- requests
 
@@ -298,9 +299,9 @@ class TurnMachine:
 
     def _expire(self, now_ms: int) -> None:
         """Do what the time asks for."""
-        bot, user = self._bot, self._user
-        if now_ms >= self._bot_deadline(bot):
-            bot.state = "silent"
+        if now_ms >= self._bot_deadline(self._bot):
+            self._give_up()
+        user = self._user
         if user is None or now_ms < self._deadline(user):
             return
         too_long = now_ms >= user.opened_ms + self._settings.max_turn_ms
@@ -327,8 +328,18 @@ class TurnMachine:
 
     @staticmethod
     def _bot_deadline(bot: _Bot) -> float:
-        limits = {"thinking": THINKING_LIMIT_MS, "speaking": SPEAKING_LIMIT_MS}
-        return bot.since_ms + limits[bot.state] if bot.state in limits else float("inf")
+        if bot.state == "silent":
+            return float("inf")
+        return bot.since_ms + (ANSWER_LIMIT_MS if bot.told else THINKING_LIMIT_MS)
+
+    def _give_up(self) -> None:
+        """The bot owes an answer for too long. To take it for silent is not enough: the others still wait for that answer, and
+        would keep every later one behind it.
+        """
+        user = self._user
+        if user is not None:
+            user.confirmed, user.paused_turn = True, None
+        self._cancel(self._turn + 1 if user is None else user.turn, "no answer")
 
     def _arm(self) -> None:
         deadlines = [] if self._user is None else [self._deadline(self._user)]

@@ -386,8 +386,27 @@ def test_a_lost_answer_does_not_make_the_bot_think_for_ever() -> None:
     talk = Talk()
     talk.say(10)
     talk.hush(30)
-    talk.wait(THINKING_LIMIT_MS)
+    assert talk.wait(THINKING_LIMIT_MS) == [CancelBot(2, "no answer")]
     assert talk.machine.idle
+    assert talk.say(2)[0] == StartTurn(2, "speech")
+
+
+def test_an_answer_that_the_edge_knows_of_may_take_its_time() -> None:
+    talk = answering()
+    talk.bot("thinking", 1)
+    assert talk.wait(10 * THINKING_LIMIT_MS) == []
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
+
+
+def test_a_bot_is_given_up_under_a_turn_too() -> None:
+    talk = Talk()
+    talk.say(10)
+    talk.hush(30)
+    talk.wait(THINKING_LIMIT_MS - 1_100)
+    talk.say(2)
+    assert talk.all[-2] == StartTurn(2, "speech", under_bot=True)
+    assert CancelBot(2, "no answer") in talk.wait(2_000)
+    assert EndTurn(2, 1, talk.sample) in talk.all
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
