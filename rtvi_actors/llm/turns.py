@@ -30,7 +30,7 @@ from rtvi_actors.frames.types import (
 PLAYED_WAIT_MS = 100
 """Longest wait for what was heard of an answer that is over."""
 MAX_TURNS = 32
-"""Turns that are remembered; the oldest beyond it is forgotten, and its late frames with it."""
+"""Turns that are remembered; beyond it the oldest that is over is forgotten, and its late frames with it."""
 MAX_TEXTS = 32
 """Typed texts that wait for their turn; the oldest beyond it is dropped."""
 
@@ -117,7 +117,9 @@ class _Turn:
     void: bool = False
     """It comes to nothing."""
     played: bool = False
-    """What was heard of its answer is known, or not waited for any more."""
+    """What was heard of its answer is known."""
+    heard: Heard | None = None
+    """It, where the edge made the join, and the answer was over, before the commit here."""
     cancelled_ms: int = -1
     wanted_ms: int = -1
     """Since when it could begin, were it not for an earlier answer."""
@@ -175,6 +177,8 @@ class TurnTable:
         if turn is None or turn.started:
             return []
         turn.started, turn.source, turn.under_bot = True, frame.source, frame.under_bot
+        if frame.source != "speech":
+            turn.attempt, turn.text = 0, ""
         if frame.source == "say":
             turn.committed, turn.begun = True, 1
             return [Say(turn.turn, frame.request)]
@@ -205,7 +209,9 @@ class TurnTable:
 
     def _transcript(self, frame: Transcript) -> list[Command]:
         turn = self._get(frame.turn)
-        if turn is None or frame.attempt <= max(turn.void_through, turn.attempt) or (turn.ended and frame.attempt != turn.ended):
+        if turn is None or turn.source not in ("", "speech"):
+            return []
+        if frame.attempt <= max(turn.void_through, turn.attempt) or (turn.ended and frame.attempt != turn.ended):
             return []
         turn.attempt, turn.text = frame.attempt, frame.text
         return self._stop_attempts_below(turn, frame.attempt)
@@ -246,10 +252,17 @@ class TurnTable:
 
     def _played(self, frame: Played) -> list[Command]:
         turn = self._turns.get(frame.turn)
-        if turn is None or not turn.committed:
+        if turn is None:
+            return []
+        turn.heard = Heard(turn.turn, frame.clause, frame.char)
+        return self._heard(turn) if turn.committed else []
+
+    @staticmethod
+    def _heard(turn: _Turn) -> list[Command]:
+        if turn.heard is None or turn.played:
             return []
         turn.played = True
-        return [Stop(turn.turn), Heard(turn.turn, frame.clause, frame.char)]
+        return [Stop(turn.turn), turn.heard]
 
     # ------------------------------------------------------------------------------------------------------- all turns
 
@@ -270,7 +283,7 @@ class TurnTable:
                 turn.void = True
                 return []
             turn.committed = True
-            commands.append(Commit(turn.turn, turn.attempt, turn.text))
+            commands += [Commit(turn.turn, turn.attempt, turn.text), *self._heard(turn)]
         worth_it = turn.committed or (self._speculate and bool(turn.text))
         if turn.begun or not worth_it:
             return commands
@@ -309,8 +322,13 @@ class TurnTable:
         if turn is None:
             turn = self._turns[number] = _Turn(number)
             if len(self._turns) > MAX_TURNS:
-                del self._turns[min(self._turns)]
+                self._forget_one()
         return self._turns.get(number)
+
+    def _forget_one(self) -> None:
+        """The oldest turn that is over: under one long answer there may be any number of coughs, all of them newer."""
+        over = [turn.turn for turn in self._turns.values() if turn.void or turn.played or turn.cancelled_ms >= 0]
+        del self._turns[min(over or self._turns)]
 
 
 def _drop_oldest(waiting: dict[str, Any], count: int) -> None:

@@ -240,6 +240,27 @@ class TestTyped:
         assert table.handle(started(2, "text", "r99"), 0) == [Commit(2, 1, "hi"), begin(2, 1, "hi", source="text")]
 
 
+def test_what_was_heard_may_be_known_before_the_commit() -> None:
+    """The edge makes the join by itself, and a text of no words is over at once."""
+    assert run([started(1), words(1, 1), played(1), ended(1, 1)]) == [
+        begin(1, 1, committed=False),
+        Commit(1, 1, "hello"),
+        Stop(1),
+        Heard(1, 1, 0),
+    ]
+
+
+def test_coughs_under_an_answer_do_not_push_it_out() -> None:
+    table = TurnTable(speculate=True)
+    for frame in (started(1, "say", "say-1"), *(frame for turn in range(2, 60) for frame in cough(turn))):
+        table.handle(frame, 0)
+    assert table.handle(played(1), 0) == [Stop(1), Heard(1, 1, 0)]
+
+
+def cough(turn: int) -> list[Frame]:
+    return [started(turn, under_bot=True), words(turn, 1, ""), ended(turn, 1), Resume(turn=1)]
+
+
 def test_say_needs_only_its_turn() -> None:
     assert run([started(1, "say", "s1"), played(1, 1, 0)]) == [Say(1, "s1"), Stop(1), Heard(1, 1, 0)]
     assert run([started(1, "say", "s1"), cancel(2)]) == [Say(1, "s1"), Stop(1)]
