@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from rtvi_actors.cli import actor_log
 from rtvi_actors.cli.guardian import with_descendants
 from rtvi_actors.errors import ConfigError
 from rtvi_actors.runtime.supervise import end_processes, start_time_of
@@ -44,6 +45,7 @@ def start(app: str, address: str | None) -> dict[int, float]:
     common: dict[str, Any] = {"namespace": app, "logging_level": "error", "log_to_driver": True}
     if address is not None:
         _join(address, common)
+        actor_log.take_over()
         return {}
     before = _children()
     ray.init(
@@ -53,6 +55,7 @@ def start(app: str, address: str | None) -> dict[int, float]:
         object_store_memory=OBJECT_STORE_BYTES,
         **common,
     )
+    actor_log.take_over()
     return {pid: started for pid, started in _children().items() if pid not in before}
 
 

@@ -1,0 +1,34 @@
+"""What the actors log, on the stderr of ``serve``: a line as the actor wrote it, which names it.
+
+Ray's own way prints them with a prefix of its own, and beside them long warnings of its node's daemon about each process that was
+ended without asking Ray first, all on stdout, where only the line "ready ..." belongs. Ray keeps both in its session's log folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_DAEMONS = ("raylet", "autoscaler")
+
+
+def take_over() -> None:
+    """Print the actors' lines from now on, instead of Ray. Call it after ``ray.init``, which sets its own way up.
+
+    The dispatcher is not public API of Ray, whose version is pinned; where it is missing, Ray's way stays.
+    """
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+    except ImportError:
+        return
+    # Under Ray's own name, so that ray.shutdown() takes it away.
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("ray_print_logs", show)
+
+
+def show(batch: dict[str, Any]) -> None:
+    """Print one batch of lines of one process, as Ray's log monitor gives it."""
+    if batch.get("pid") in _DAEMONS:
+        return
+    for line in batch.get("lines", []):
+        print(line, file=sys.stderr, flush=True)
