@@ -15,15 +15,18 @@ _DAEMONS = ("raylet", "autoscaler")
 def take_over() -> None:
     """Print the actors' lines from now on, instead of Ray. Call it after ``ray.init``, which sets its own way up.
 
-    The dispatcher is not public API of Ray, whose version is pinned; where it is missing, Ray's way stays.
+    Neither is public API of Ray, whose version is pinned; where they are missing, Ray's way stays.
     """
     try:
+        from ray._private import worker
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
     except ImportError:
         return
     # Under Ray's own name, so that ray.shutdown() takes it away.
     dispatcher.remove_handler("ray_print_logs")
     dispatcher.add_handler("ray_print_logs", show)
+    # The daemons' warnings come by another way, which this switch closes: it is there for breakpoints.
+    worker._worker_logs_enabled = False
 
 
 def show(batch: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ def test_lines_of_actors_are_shown_and_of_daemons_are_not(capfd: pytest.CaptureF
 
 
 def test_rays_own_printing_is_replaced() -> None:
+    from ray._private import worker
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 
     before = list(dispatcher.handlers)
@@ -25,5 +26,7 @@ def test_rays_own_printing_is_replaced() -> None:
         dispatcher.add_handler("ray_print_logs", print)
         actor_log.take_over()
         assert [handler for name, handler in dispatcher.handlers if name == "ray_print_logs"] == [actor_log.show]
+        assert worker._worker_logs_enabled is False
     finally:
         dispatcher.handlers = before
+        worker._worker_logs_enabled = True
