@@ -97,7 +97,8 @@ class Speaking(Section, frozen=True):
 class Engine(Section, frozen=True):
     """What all engines have."""
 
-    replicas: Positive = 1
+    replicas: Annotated[int, Meta(ge=1, le=1)] = 1
+    """Engines of a kind. More than one is not possible yet."""
     threads: Positive = 1
     """Threads of the model in one replica."""
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0

@@ -1,1 +1,1 @@
-"""Latency of turns, figures and traces."""
+"""The latency of turns."""

@@ -1,1 +1,1 @@
-"""Shipped test tools: fakes of the models with set delays, a clock that is told the time, an RTVI client."""
+"""Shipped test tools: fakes of the models with set delays, a port for stages with a clock moved by hand, recordings, a client."""

@@ -38,6 +38,7 @@ def test_what_crosses_to_the_actors_comes_back_the_same() -> None:
         ({"llm": {"max_token": 3}}, ["llm.max_token = 3", "allowed here", "max_tokens"]),
         ({"edgee": {}}, ["edgee", "allowed here", "edge"]),
         ({"llm": {"max_tokens": "x"}}, ["llm.max_tokens = 'x'", "int"]),
+        ({"stt": {"replicas": 2}}, ["stt.replicas = 2", "<= 1"]),
         ({"scheduler": {"warm_groups": 0}}, ["scheduler.warm_groups = 0", ">= 1"]),
         ({"edge": {"port": 70_000}}, ["edge.port = 70000", "65535"]),
         ({"speaking": {"short_wait_ms": 900}}, ["speaking.short_wait_ms = 900", "speaking.long_wait_ms = 800"]),
