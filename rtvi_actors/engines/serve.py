@@ -1,7 +1,8 @@
 """An engine's side of the links: requests of stages in, pieces of answers out. No Ray, no model: the backend has that.
 
 One task serves one request. Who may withdraw it: the stage (EngineCancel), the end of its session (Detach from the stage's host),
-the loss of the stage's link. Stages bound how long they wait; here the number of requests is bounded.
+the loss of the stage's link. Both frames travel on another socket than the requests and may overtake them, so what they withdraw is
+remembered. Stages bound how long they wait; here the number of requests is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,6 +35,10 @@ REQUEST_TYPES = {
 
 MAX_REQUESTS_PER_SESSION = 8
 MAX_REQUESTS = 256
+MAX_WITHDRAWN = 32
+"""Withdrawn requests of one session that have not arrived yet; the newest are remembered."""
+MAX_ENDED = 256
+"""Ended sessions of which a late request is recognized; the newest."""
 
 
 class Backend(Protocol):
@@ -63,6 +69,24 @@ class _Session:
     session: str
     seq: int = 0
     requests: dict[int, _Work] = field(default_factory=dict)
+    newest: int = 0
+    """Number of the last request: they rise, and come in order."""
+    withdrawn: list[int] = field(default_factory=list)
+    """Numbers above it that were withdrawn already."""
+
+    def withdraw(self, request: int) -> None:
+        """Nobody wants ``request`` any more, whether it is here or still on the way."""
+        if request in self.requests:
+            self.requests[request].cancel()
+        elif request > self.newest:
+            self.withdrawn = [*self.withdrawn, request][-MAX_WITHDRAWN:]
+
+    def arrives(self, request: int) -> bool:
+        """Take note that ``request`` is here; whether it is still wanted."""
+        wanted = request not in self.withdrawn
+        self.newest = max(self.newest, request)
+        self.withdrawn = [number for number in self.withdrawn if number > request]
+        return wanted
 
 
 @dataclass(slots=True)
@@ -99,6 +123,8 @@ class EngineServer:
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(request_type)
         self._encoder = msgspec.msgpack.Encoder()
         self._sessions: dict[tuple[str, str], _Session] = {}
+        self._ended: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """Epoch of the sessions that were ended here."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = self._failed = self._cancelled = self._refused = 0
         self._compute_ns = 0
@@ -110,11 +136,13 @@ class EngineServer:
         if isinstance(frame, EngineRequest):
             self._request(peer, frame)
         elif isinstance(frame, EngineCancel):
-            asked = self._sessions.get((peer, frame.session))
-            work = asked.requests.get(frame.request) if asked is not None else None
-            if work is not None:
-                work.cancel()
+            if not self._is_over(peer, frame):
+                self._session(peer, frame.session).withdraw(frame.request)
         elif isinstance(frame, Detach):
+            self._ended[peer, frame.session] = frame.epoch
+            self._ended.move_to_end((peer, frame.session))
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
             self._end_session(peer, frame.session)
         else:
             log.warning("%s from %s dropped", type(frame).__name__, peer)
@@ -168,9 +196,12 @@ class EngineServer:
     # ----------------------------------------------------------------------------------------------------------- requests
 
     def _request(self, peer: str, frame: EngineRequest) -> None:
-        asked = self._sessions.get((peer, frame.session))
-        if asked is None:
-            asked = self._sessions[peer, frame.session] = _Session(peer, frame.session)
+        if self._is_over(peer, frame):
+            return
+        asked = self._session(peer, frame.session)
+        if not asked.arrives(frame.request):
+            self._cancelled += 1
+            return
         work = _Work(asked, frame, time.monotonic_ns())
         refusal = self._refusal(asked, frame.request)
         if refusal:
@@ -182,6 +213,16 @@ class EngineServer:
         asked.requests[frame.request] = work
         self._tasks.add(work.task)
         work.task.add_done_callback(lambda task: self._finished(task, work))
+
+    def _session(self, peer: str, session: str) -> _Session:
+        asked = self._sessions.get((peer, session))
+        if asked is None:
+            asked = self._sessions[peer, session] = _Session(peer, session)
+        return asked
+
+    def _is_over(self, peer: str, frame: Frame) -> bool:
+        """Whether ``frame`` comes behind the end of its session."""
+        return frame.epoch <= self._ended.get((peer, frame.session), -1)
 
     def _refusal(self, asked: _Session, request: int) -> str:
         if request in asked.requests:

@@ -172,6 +172,29 @@ async def test_cancel_stops_the_backend_without_an_end(server: EngineServer, lin
     assert (server.stats()["cancelled"], server.stats()["in_flight"]) == (1, 0)
 
 
+async def test_a_withdrawal_may_overtake_its_request(server: EngineServer, links: FakeLinks, backend: EchoBackend) -> None:
+    """They travel on two sockets."""
+    server.on_frame("llm/0", EngineCancel(session="s1", epoch=2, request=2))
+    for number in (1, 2, 3):
+        server.on_frame("llm/0", ask(number, "a b"))
+    await settle()
+    assert [end.request for end in links.ends()] == [1, 3]
+    assert (server.stats()["cancelled"], server.stats()["done"]) == (1, 2)
+
+
+async def test_the_end_of_a_session_may_overtake_its_last_request(
+    server: EngineServer, links: FakeLinks, backend: EchoBackend
+) -> None:
+    server.on_frame("llm/0", ask(1, "a b"))
+    await settle()
+    server.on_frame("llm/0", Detach(session="s1", epoch=2, reason="over"))
+    server.on_frame("llm/0", ask(2, "a b"))
+    server.on_frame("llm/0", EngineCancel(session="s1", epoch=2, request=2))
+    await settle()
+    assert [end.request for end in links.ends()] == [1]
+    assert (backend.left, backend.forgotten, server.stats()["sessions"]) == (["s1"], ["s1"], 0)
+
+
 async def test_the_end_of_a_session_or_a_link_withdraws_what_it_asked(
     server: EngineServer, links: FakeLinks, backend: EchoBackend
 ) -> None:
