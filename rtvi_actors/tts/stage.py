@@ -7,6 +7,7 @@ A paused bot needs nothing here: the edge grants no credit for audio, so ``send_
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -32,6 +33,8 @@ from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
 if TYPE_CHECKING:
     from rtvi_actors.config import Config
     from rtvi_actors.runtime.port import StagePort
+
+log = logging.getLogger(__name__)
 
 FRAME_BYTES = 40 * SAMPLE_RATE_HZ // 1_000 * 2
 """Audio of one BotAudio frame: 40 ms, 960 samples."""
@@ -189,12 +192,20 @@ class TtsStage:
             if speech.clause.text.strip():
                 await self._stream(speech)
         except EngineError as error:
-            text = f"speech synthesis: {error}"
-            send("edge", Error(turn=turn, attempt=attempt, scope="turn", retryable=error.retryable, text=text))
+            self._fail(speech, error)
+        except Exception as error:
+            # Whatever it is, the clause must end: the edge waits for its AudioEnded, and the clauses behind it for their turn.
+            log.exception("clause %d of turn %d of session %s failed", speech.number, turn, self._port.session)
+            self._fail(speech, EngineError(f"{type(error).__name__}: {error}"))
         send("edge", AudioEnded(turn=turn, attempt=attempt, clause=speech.number, samples=speech.sent_samples))
         self._running = None
         self._grant(speech.clause)
         self._go_on()
+
+    def _fail(self, speech: _Speech, error: EngineError) -> None:
+        text = f"speech synthesis: {error}"
+        failure = Error(turn=speech.turn, attempt=speech.attempt, scope="turn", retryable=error.retryable, text=text)
+        self._port.send("edge", failure)
 
     async def _stream(self, speech: _Speech) -> None:
         asked_ms, compute_ns = self._port.now_ms(), 0

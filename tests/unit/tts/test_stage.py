@@ -213,6 +213,21 @@ async def test_a_clause_that_fails_is_told_and_the_next_is_spoken(session):
     assert session.port.granted_bytes("clause") == 12
 
 
+async def test_whatever_goes_wrong_in_a_clause_the_next_is_spoken(session, monkeypatch):
+    async def broken(*_):
+        raise KeyError("bot_audio")
+
+    await session.receive(clause(1, 0), clause(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(session.port, "send_credited", broken)
+        await session.piece(pcm(960))
+    assert session.ends == [(1, 0, 0)]
+    assert [error.text for error in session.port.frames("edge", Error)] == ["speech synthesis: KeyError: 'bot_audio'"]
+    await session.piece(pcm(960))
+    await session.end()
+    assert session.ends == [(1, 0, 0), (1, 1, 960)]
+
+
 async def test_a_lost_engine_fails_the_clause(session):
     await session.receive(clause(1, 0))
     session.stage.peer_lost(ENGINE)
