@@ -7,7 +7,8 @@ from rich.text import Text
 
 from rtvi_actors.testing.client import Turn
 
-WIDTH = 48
+WIDTH = 44
+"""Of the bars: with what stands before them, a line fits into 80 columns."""
 COLOURS = {"endpointing": "yellow", "stt": "cyan", "llm": "magenta", "clause": "blue", "tts": "green", "playout": "white"}
 
 

@@ -36,6 +36,11 @@ def test_a_segment_without_length_is_still_seen() -> None:
     assert bar(second) == (0, WIDTH)
 
 
+def test_every_line_fits_into_80_columns() -> None:
+    lines = waterfall({"endpointing": 12_345.0, "stt": 0.0, "playout": 0.4})
+    assert max(len(line.plain) for line in lines) < 80
+
+
 @pytest.mark.parametrize("segments", [{}, {"stt": 0.0}])
 def test_a_turn_of_no_time_is_no_division_by_zero(segments: dict[str, float]) -> None:
     assert len(waterfall(segments)) == len(segments)
