@@ -5,7 +5,7 @@ silent. One opened while the bot was thinking or speaking (``under_bot``) may be
 by words or by enough speech. **An under_bot turn is confirmed only by its CancelBot**, also when the bot fell silent by itself in
 the meantime: then the reason is "bot finished". One that is never confirmed is void: it gets its EndTurn, the paused bot gets its
 ResumeBot, and nothing else is said about it. Where no transcript comes at all, the verdict falls ``resume_after_ms`` after the
-pause, and never before ``long_wait_ms`` after the latest attempt.
+pause or the latest attempt, whichever is later.
 
 The *bot* counts as thinking from the moment a turn is ended or started for it, before the edge can say so, until the edge says
 otherwise or the turn's final proves empty. So speech right behind a committed turn is a barge-in, not a second voice.
@@ -322,8 +322,9 @@ class TurnMachine:
         elif user.text is not None:  # there were no words in it
             at_ms = user.attempt_ms
         else:
+            # Each attempt gets the whole wait: words of a slow transcript that come behind the verdict would be lost.
             since_ms = user.opened_ms if user.paused_turn is None else user.paused_ms
-            at_ms = max(since_ms + settings.resume_after_ms, user.attempt_ms + settings.long_wait_ms)
+            at_ms = max(since_ms, user.attempt_ms) + settings.resume_after_ms
         return min(at_ms, user.opened_ms + settings.max_turn_ms)
 
     @staticmethod

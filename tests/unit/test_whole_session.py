@@ -504,3 +504,22 @@ def test_an_engine_that_is_lost_in_the_middle_of_a_turn(monkeypatch: pytest.Monk
         await talk.check()
 
     run(monkeypatch, Talk(1), part)
+
+
+def test_words_of_a_slow_transcript_still_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice a short word under the bot, the second before the transcript of the first: it is not taken for a cough."""
+
+    async def part(talk: Talk) -> None:
+        talk.backends["stt"]._moods = slow = Moods(talk.rng, 0, 0)
+        slow.delay_ms = lambda: 1_100  # type: ignore[method-assign]
+        talk.say("A long sentence about nothing at all. " * 10)
+        await asyncio.sleep(1)
+        await talk.speak(200)
+        await asyncio.sleep(0.95)
+        words = await talk.speak(200)
+        await asyncio.sleep(3)
+        assert "bot-interrupted" in [kind for kind, _ in talk.got]
+        assert any(kind == "user-transcription" and data["final"] and words in data["text"] for kind, data in talk.got)
+        await talk.check()
+
+    run(monkeypatch, Talk(1, lag_s=0.003), part)

@@ -298,11 +298,11 @@ def test_a_cough_resumes_the_bot_when_the_final_is_empty() -> None:
 def test_a_cough_resumes_the_bot_when_no_final_comes() -> None:
     talk = answering()
     talk.say(5)
-    paused_ms = talk.now_ms
+    attempt_ms = talk.now_ms + 3 * WINDOW_MS
     assert talk.all[-1] == PauseBot(1)
     talk.hush(62)
     assert not isinstance(talk.all[-1], ResumeBot)
-    talk.wait(paused_ms + 2_000 - talk.now_ms)
+    talk.wait(attempt_ms + 2_000 - talk.now_ms)
     assert talk.all[-2:] == [EndTurn(2, 1, talk.sample - 62 * 512), ResumeBot(1)]
     talk.bot("silent", 1)
     assert talk.machine.idle, "nobody answers a void turn"
@@ -313,8 +313,8 @@ def test_the_verdict_waits_for_words_that_came_late() -> None:
     talk.say(6)
     talk.hush(50)
     talk.say(5)
-    talk.hush(3)  # the second attempt, 1,900 ms after the pause
-    assert talk.wait(799) == []
+    talk.hush(3)  # the second attempt, 1,900 ms after the pause, gets as long for its words as the first
+    assert talk.wait(1_999) == []
     assert talk.wait(1)[-1] == ResumeBot(1)
 
 
