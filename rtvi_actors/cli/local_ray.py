@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = ["connect", "ray", "shut_down", "start"]
 
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Ray's smallest: nothing of ours passes through it."""
+CONNECT_DEADLINE_S = 5.0
 END_GRACE_S = 1.0
 """How long Ray's processes may take to end by themselves."""
 
@@ -80,7 +82,19 @@ def connect(app: str, address: str) -> None:
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
+    _check_reachable(address)
     try:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot reach Ray at {address}: {error}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes to reach a HOST:PORT, and logs each attempt. Other addresses ("auto") fail at once."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_DEADLINE_S).close()
+    except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot reach Ray at {address}: {error}") from error

@@ -20,9 +20,10 @@ from rtvi_actors.bot import load_bot
 from rtvi_actors.cli import guardian, local_ray, running
 from rtvi_actors.cli.local_ray import ray
 from rtvi_actors.config import Config, runtime_folder
+from rtvi_actors.engines.actor import backend_class
 from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, SessionLostError
 from rtvi_actors.models.prepare import missing
-from rtvi_actors.scheduler.actor import Scheduler
+from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
 
 STOP_DEADLINE_S = 20.0
@@ -126,10 +127,12 @@ def check(config: Config) -> None:
     """Find what would fail later, while nothing is started yet.
 
     Raises:
-        ConfigError: the bot cannot be loaded, the port is in use, or an app of this name runs already.
+        ConfigError: the bot cannot be loaded, a backend is unknown, the port is in use, or an app of this name runs already.
         ModelMissingError: models are not prepared.
     """
     load_bot(config.bot.class_)
+    for kind in ENGINE_CLASSES:
+        backend_class(kind, getattr(config, kind).backend)
     absent = missing(config)
     if absent:
         raise ModelMissingError(f"models not prepared: {', '.join(absent)}; run `rtvi-actors models prepare`")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -43,18 +43,22 @@ def stop(app: str, address: str | None) -> None:
     """
     if address is None:
         found = running.expect(app)
-        # ``serve`` owns the local Ray: asked politely, it ends both.
-        process = psutil.Process(found.pid)
-        os.kill(found.pid, signal.SIGTERM)
-        try:
-            process.wait(STOP_DEADLINE_S)
-        except psutil.TimeoutExpired:
-            raise ConfigError(f"app {app!r} (pid {found.pid}) has not ended within {STOP_DEADLINE_S:.0f} s") from None
+        if not _terminate(found.pid):
+            raise ConfigError(f"app {app!r} (pid {found.pid}) has not ended within {STOP_DEADLINE_S:.0f} s")
     else:
         with _scheduler(app, address) as scheduler:
             ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
             ray.kill(scheduler)
     print(f"stopped {app}")
+
+
+def _terminate(pid: int) -> bool:
+    """Ask ``serve``, which owns the local Ray, to end both. Says whether it has, whoever is to reap it."""
+    with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb") as process:
+        signal.pidfd_send_signal(process.fileno(), signal.SIGTERM)
+        ended, _, _ = select.select([process], [], [], STOP_DEADLINE_S)
+        return bool(ended)
+    return True
 
 
 @contextlib.contextmanager
