@@ -134,6 +134,8 @@ class Llm(Engine, frozen=True):
     """Longest prompt; older turns are left out beyond it, never the instructions."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
     """0 decodes greedily."""
+    repetition_penalty: Annotated[float, Meta(ge=1, le=2)] = 1.2
+    """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it."""
     speculate: bool = True
     """Start on the transcript before the turn is committed. Nothing is audible or remembered before the commit."""
 

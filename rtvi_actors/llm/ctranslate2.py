@@ -270,6 +270,7 @@ class CTranslate2Llm:
             end_token=self._prompt.end_ids,
             sampling_topk=SAMPLED_TOKENS if temperature > 0 else 1,
             sampling_temperature=temperature if temperature > 0 else 1.0,
+            repetition_penalty=self._config.llm.repetition_penalty,
             callback=step,
         )
 

@@ -231,7 +231,7 @@ class TransformersLlm:
         begun_ns = time.monotonic_ns()
         part, work.todo = work.todo[:PREFILL_TOKENS], work.todo[PREFILL_TOKENS:]
         logits = self._forward(part, work.kept)
-        token_id = -1 if work.todo else self._choose(logits, work.job.request.temperature)
+        token_id = -1 if work.todo else self._choose(self._unlike(work, logits), work.job.request.temperature)
         work.compute_ns += time.monotonic_ns() - begun_ns
         if work.todo:
             return True
@@ -267,6 +267,16 @@ class TransformersLlm:
             result = self._model(input_ids=inputs, past_key_values=kept.cache, use_cache=True, logits_to_keep=1)
         kept.tokens.extend(ids)
         return result.logits[0, -1]
+
+    def _unlike(self, work: _Work, logits: Any) -> Any:
+        """Make what this answer has already less likely."""
+        from transformers import RepetitionPenaltyLogitsProcessor
+
+        said = work.kept.tokens[len(work.prompt) :]
+        penalty = self._config.llm.repetition_penalty
+        if not said or penalty == 1:
+            return logits
+        return RepetitionPenaltyLogitsProcessor(penalty)(self._torch.tensor([said], device=self._device), logits[None].float())[0]
 
     def _choose(self, logits: Any, temperature: float) -> int:
         if temperature <= 0:
