@@ -20,6 +20,7 @@ import ray
 
 from rtvi_actors.config import Config
 from rtvi_actors.errors import CapacityError, RtviActorsError
+from rtvi_actors.runtime import process
 from rtvi_actors.runtime.supervise import end_processes
 from rtvi_actors.scheduler.admission import Admissions
 from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup, Starter, as_coroutine, kill
@@ -40,7 +41,7 @@ class Scheduler:
 
     def __init__(self, config: dict[str, Any], folder: str, namespace: str) -> None:
         self._config = Config.from_dict(config)
-        logging.basicConfig(level=self._config.app.log_level.upper(), format="%(levelname)s scheduler %(message)s")
+        process.log_to_stderr(f"{self._config.app.name}/scheduler", self._config.app.log_level)
         self._namespace = namespace
         self._table = Admissions(self._config.scheduler)
         self._node = ray.get_runtime_context().get_node_id()[:8]
