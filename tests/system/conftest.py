@@ -57,7 +57,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> ConfigFile:
     return write
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_app(start_app: Any, config_file: ConfigFile) -> Iterator[Any]:
     """An app with fake models and the dense profile: one group of stages that 16 sessions share. Not to be broken."""
     with start_app(config_file("dense.toml")) as running:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 STAGES = ("SpeakingActor", "SttActor", "LlmActor", "TtsActor")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own_app(start_app: Any, config_file: Any) -> Iterator[Any]:
     """Groups of their own: two are kept warm, three sessions at most."""
     with start_app(config_file(scheduler={"warm_groups": 2, "max_sessions": 3})) as running:

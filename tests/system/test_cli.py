@@ -238,28 +238,6 @@ def calm(stderr: str) -> None:
         assert word not in stderr, stderr
 
 
-def test_stop_ends_an_app_in_the_middle_of_a_conversation(started: Any, config_file: Any, name: str) -> None:
-    path = config_file()
-    serve = started([*CLI, "serve", path, "--port", "0", "--app", name])
-    url = serve.line().split()[1]
-    refused(run("serve", path, "--port", "0", "--app", name), name, url, "--app")
-
-    async def talk() -> None:
-        async with RtviClient(url.replace("http", "ws", 1) + "/ws") as client:
-            client.send_text("hello")
-            await client.wait_type("bot-started-speaking")
-            stopped = await asyncio.to_thread(run, "stop", "--app", name)
-            assert (stopped.returncode, stopped.stdout) == (0, f"stopped {name}\n")
-            while not client.closed:
-                await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(talk(), DEADLINE_S))
-    code, rest, stderr = serve.end()
-    assert (code, rest) == (0, "")
-    calm(stderr)
-    refused(run("status", "--app", name), name)
-
-
 def test_a_signal_ends_the_start(started: Any, config_file: Any, name: str) -> None:
     serve = started([*CLI, "serve", config_file(), "--port", "0", "--app", name])
     process = psutil.Process(serve.process.pid)
@@ -317,17 +295,30 @@ def bot_answers(said: list[str]) -> None:
     assert "And dinner?" in said[2]
 
 
-def test_a_bot_of_the_current_folder(started: Any, config_file: Any, name: str, tmp_path: Path) -> None:
+def test_a_bot_of_the_current_folder_until_stop(started: Any, config_file: Any, name: str, tmp_path: Path) -> None:
     (tmp_path / "greeter.py").write_text(GREETER)
-    serve = started([*CLI, "serve", config_file(), "--bot", "greeter:Greeter", "--port", "0", "--app", name])
+    path = config_file()
+    serve = started([*CLI, "serve", path, "--bot", "greeter:Greeter", "--port", "0", "--app", name])
     word, url = serve.line().split()
     assert word == "ready"
     assert url.startswith("http://127.0.0.1:")
+    refused(run("serve", path, "--port", "0", "--app", name), name, url, "--app")
     bot_answers(asyncio.run(asyncio.wait_for(converse(url), DEADLINE_S)))
-    serve.process.send_signal(signal.SIGINT)
+    asyncio.run(asyncio.wait_for(stopped_in_mid_sentence(url, name), DEADLINE_S))
     code, rest, stderr = serve.end()
     assert (code, rest) == (0, "")
     calm(stderr)
+    refused(run("status", "--app", name), name)
+
+
+async def stopped_in_mid_sentence(url: str, name: str) -> None:
+    """Whoever talks is dismissed; ``stop`` returns when nothing runs any more."""
+    async with RtviClient(url.replace("http", "ws", 1) + "/ws") as client:
+        await client.wait_type("bot-started-speaking")
+        stopped = await asyncio.to_thread(run, "stop", "--app", name)
+        assert (stopped.returncode, stopped.stdout) == (0, f"stopped {name}\n")
+        while not client.closed:
+            await asyncio.sleep(0.01)
 
 
 def test_a_bot_that_is_a_script(started: Any, config_file: Any, name: str, tmp_path: Path) -> None:
@@ -337,7 +328,7 @@ def test_a_bot_that_is_a_script(started: Any, config_file: Any, name: str, tmp_p
     script = started([sys.executable, "my bot.py"])
     url = script.line().split()[1]
     bot_answers(asyncio.run(asyncio.wait_for(converse(url), DEADLINE_S)))
-    script.process.send_signal(signal.SIGTERM)
+    script.process.send_signal(signal.SIGINT)
     code, _, stderr = script.end()
     assert code == 0
     calm(stderr)

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rtvi_actors.cli import running
 from rtvi_actors.errors import RtviActorsError
 from rtvi_actors.testing.client import RtviClient
 
@@ -129,7 +130,7 @@ async def test_ray_lists_the_actors_of_a_session_while_it_lasts(
         await answered(client, "hello")
         [session] = (await asyncio.to_thread(app.status))["sessions"]
         pids = {actor["pid"] for actor in session["actors"].values()}
-        listed = [actor for actor in await asyncio.to_thread(listed_actors) if actor["pid"] in pids]
+        listed = [actor for actor in await asyncio.to_thread(listed_actors, app) if actor["pid"] in pids]
         names = {actor["name"]: actor["class_name"] for actor in listed}
         group = session["group"]
         assert names == {
@@ -140,13 +141,14 @@ async def test_ray_lists_the_actors_of_a_session_while_it_lasts(
         }
         processes = group_of(app, actors)
     await eventually(lambda: gone(processes), "its four actors are gone")
-    assert not [actor for actor in await asyncio.to_thread(listed_actors) if actor["pid"] in pids]
+    assert not [actor for actor in await asyncio.to_thread(listed_actors, app) if actor["pid"] in pids]
 
 
-def listed_actors() -> list[dict[str, Any]]:
-    """What a person sees who asks Ray, from the Ray that was started last."""
+def listed_actors(app: Any) -> list[dict[str, Any]]:
+    """What a person sees who asks the app's Ray: other Rays run beside it here, so it is named."""
     ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), "list", "actors", "--filter", "state=ALIVE", "--format", "json"]
+    address = running.expect(app.name).address
+    command = [str(ray), "list", "actors", "--address", address, "--filter", "state=ALIVE", "--format", "json"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {"RAY_AUTH_MODE": "token"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
     found: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("[") :])
