@@ -109,6 +109,11 @@ class RunningApp:
         return found
 
 
+def _environment() -> dict[str, str]:
+    """That of a user's shell: without the token and the settings of :func:`ray_local`."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+
+
 CLI = [sys.executable, "-m", "rtvi_actors.cli.main"]
 READY_DEADLINE_S = 240.0
 
@@ -117,10 +122,9 @@ READY_DEADLINE_S = 240.0
 def _running_app(log: Path, *arguments: str, cwd: Path | None = None) -> Iterator[RunningApp]:
     name = f"test-{os.getpid()}-{secrets.token_hex(2)}"
     command = [*CLI, "serve", *arguments, "--port", "0", "--app", name]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=environment, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=_environment(), start_new_session=True
         )
     try:
         yield RunningApp(process, name, _ready_url(process, log), log)
@@ -149,14 +153,14 @@ def _ready_url(process: subprocess.Popen[str], log: Path) -> str:
     raise AssertionError(f"the app did not become ready:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
-    """The app with the default configuration and real models, for all tests that do not break it."""
+    """The app with the default configuration and real models, for all tests of a module, which do not break it."""
     with _running_app(tmp_path_factory.mktemp("app") / "serve.log") as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app_url(app: RunningApp) -> str:
     """Its address."""
     return app.url
