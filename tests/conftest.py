@@ -22,18 +22,21 @@ import pytest
 RAY_MODULES = Path(__file__).parent / "ray"
 """Importable in the workers of :func:`ray_local`, so that tests can host classes of their own in actors."""
 
+RAY_TOKEN = secrets.token_hex(32)
+"""One for the whole run: Ray reads it once in a process."""
 LEAK_DEADLINE_S = 5.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_local() -> Iterator[Any]:
-    """Ray on this machine for the whole run: two cores, no dashboard, workers at ordinary niceness. Gives the module."""
+    """Ray on this machine for a module: two cores, no dashboard, workers at ordinary niceness. Gives Ray's module."""
     settings = {
         "RAY_worker_niceness": "0",
         "RAY_enable_metrics_collection": "0",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": RAY_TOKEN,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(RAY_MODULES), os.environ.get("PYTHONPATH", "")])),
     }
+    before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     import ray
 
@@ -47,6 +50,10 @@ def ray_local() -> Iterator[Any]:
     )
     yield ray
     ray.shutdown()
+    for key, value in before.items():
+        os.environ.pop(key, None)
+        if value is not None:
+            os.environ[key] = value
 
 
 @pytest.fixture
@@ -94,9 +101,8 @@ class RunningApp:
 
     def status(self) -> dict[str, Any]:
         """What ``rtvi-actors status --json`` prints."""
-        done = subprocess.run(
-            [*CLI, "status", "--json", "--app", self.name], capture_output=True, text=True, timeout=60, check=True
-        )
+        command = [*CLI, "status", "--json", "--app", self.name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=_environment())
         facts: dict[str, Any] = json.loads(done.stdout)
         return facts
 
