@@ -230,12 +230,13 @@ class RtviClient:
             raise RtviActorsError("the session ended before all was said")
         start = utterance.first_message
         last = "bot-stopped-speaking" if utterance.aloud else "bot-llm-stopped"
-        await self.wait(lambda message: message.type in {"bot-llm-started", "bot-tts-started"}, deadline - time.monotonic(), start)
-        await self.wait(
-            lambda message: message.type == last and message.at_ns > utterance.ended_ns,
+        # What an interrupted answer still says of itself comes before the new one starts.
+        started = await self.wait(
+            lambda message: message.type in {"bot-llm-started", "bot-tts-started"} and message.at_ns > utterance.ended_ns,
             deadline - time.monotonic(),
             start,
         )
+        await self.wait(lambda message: message.type == last and message.at_ns > started.at_ns, deadline - time.monotonic(), start)
         return self.heard(utterance)
 
     def heard(self, utterance: Utterance) -> Turn:
