@@ -1,8 +1,11 @@
 """Cut a growing text into clauses that can be spoken one by one. Pure.
 
 The first clause decides when the first audio comes, so it is short: it ends at the first pause (``, ; :``) or sentence end once it
-has two words, or between words after six to ten of them. Later clauses end at sentence ends, and at pauses only beyond 120
-characters, since a voice needs the whole sentence to sound right. No clause has more than 400 characters.
+has two words, or between words after six to ten of them. Later clauses end at sentence ends, since a voice needs the whole sentence
+to sound right. But a clause must be there before what comes before it has been played: it takes about a third of the time to
+write and to synthesize that it takes to speak, more on a busy machine. So a clause that is twice as long as all before it ends at
+its next pause (beyond 120 characters in any case), and one that is four times as long between words. No clause has more than 400
+characters.
 
 A cut is only made where white space (or a CJK mark) stands and the character behind it is known. So numbers, URLs and ``...`` stay
 whole, and the clauses do not depend on how the text arrived in pieces.
@@ -19,7 +22,13 @@ MAX_CHARS = 400
 """Longest clause, as a TtsRequest allows."""
 
 _LONG_CHARS = 120
-"""From here on a pause ends a clause, too."""
+"""From here on a pause ends a clause, too ..."""
+_PAUSE_CHARS = 30
+_PAUSE_GROWTH = 2
+"""... or, if that is shorter, from this many times the characters before the clause, but not below _PAUSE_CHARS."""
+_SPACE_CHARS = 48
+_SPACE_GROWTH = 4
+"""From this many times the characters before it, a later clause ends between words, but not below _SPACE_CHARS."""
 _FIRST_WORDS = 2
 """A first clause shorter than this is not worth a synthesis of its own."""
 _RUN_ON_WORDS = 6
@@ -55,7 +64,8 @@ class ClauseCutter:
 
     def __init__(self) -> None:
         self._rest = ""
-        self._first = True
+        self._before = 0
+        """Characters of the clauses that were given."""
 
     def push(self, text: str) -> list[str]:
         """Add ``text`` and take the clauses that are complete with it: none, one or several, 1 to 400 characters each."""
@@ -64,8 +74,8 @@ class ClauseCutter:
         start = 0
         while (end := self._cut(start)) > start:
             clauses.append(self._rest[start:end])
+            self._before += end - start
             start = end
-            self._first = False
         self._rest = self._rest[start:]
         return clauses
 
@@ -94,14 +104,19 @@ class ClauseCutter:
         return start + (pause or space or _whole_characters(window, MAX_CHARS))
 
     def _ends_clause(self, head: str, mark: str, following: str) -> bool:
-        if not self._first:
-            return mark == "stop" or (mark == "pause" and len(head) >= _LONG_CHARS)
+        if self._before:
+            if mark == "stop":
+                return True
+            if mark == "pause":
+                return len(head) >= min(_LONG_CHARS, max(_PAUSE_CHARS, _PAUSE_GROWTH * self._before))
+            long_enough = len(head) >= max(_SPACE_CHARS, _SPACE_GROWTH * self._before)
+            return long_enough and _may_part(head, following) and not _leans(head)
         words = _count_words(head)
         if mark:
             return words >= _FIRST_WORDS
-        if words < _RUN_ON_WORDS or _between_digits(head, following) or _WIDE.search(head):
+        if words < _RUN_ON_WORDS or not _may_part(head, following):
             return False
-        return words >= _RUN_ON_WORDS_MAX or head.rsplit(maxsplit=1)[-1].lower() not in _LEANING
+        return words >= _RUN_ON_WORDS_MAX or not _leans(head)
 
 
 def _mark_at_end(head: str, space: str) -> str:
@@ -130,6 +145,16 @@ def _is_abbreviation(text: str) -> bool:
 def _inside_ellipsis(mark: str, following: str) -> bool:
     """``. . .`` is one mark, written apart."""
     return mark == "stop" and following[:1] in (".", "…")
+
+
+def _may_part(head: str, following: str) -> bool:
+    """Whether the white space between the two may end a clause without a mark."""
+    return not _between_digits(head, following) and not _WIDE.search(head)
+
+
+def _leans(head: str) -> bool:
+    """Whether the last word belongs to what follows: ``of the``."""
+    return head.rsplit(maxsplit=1)[-1].lower() in _LEANING
 
 
 def _between_digits(head: str, following: str) -> bool:

@@ -81,14 +81,17 @@ class StreamingVits:
             return _samples(self._decoder.whole(self._flow.whole(prior)))
 
     def pieces(self, prior: Any, frames: int) -> Iterator[Samples]:
-        """The audio of a prior: float32 of shape (n,), first :data:`FIRST_FRAMES` frames, then ``frames`` at a time.
+        """The audio of a prior: float32 of shape (n,), first :data:`FIRST_FRAMES` frames, then more each time, up to ``frames``.
+
+        The first piece is played before anything is in reserve, so the second one must not take long either.
 
         Each step computes one piece; closing the iterator computes nothing more.
         """
         total, reach = prior.shape[2], self._decoder.reach
         latent = prior[:, :, :0]
         flow_frames = FIRST_FRAMES + reach
-        start, end = 0, min(FIRST_FRAMES, total)
+        size = FIRST_FRAMES
+        start, end = 0, min(size, total)
         while start < total:
             if total - end < FIRST_FRAMES:
                 end = total  # no crumb at the end
@@ -99,7 +102,8 @@ class StreamingVits:
                     flow_frames = min(2 * flow_frames, _MAX_FLOW_FRAMES)
                 piece = _samples(self._decoder.run(latent, start, end))
             yield piece
-            start, end = end, min(end + frames, total)
+            start, end = end, min(end + size, total)
+            size = min(2 * size, max(frames, FIRST_FRAMES))
 
 
 class SegmentedFlow:

@@ -63,12 +63,29 @@ def test_clauses(text: str, clauses: list[str], size: int) -> None:
     assert cut(text, size) == clauses
 
 
+def test_a_later_clause_may_be_as_long_as_what_was_said_before_it_gives_time_for() -> None:
+    text = "The game of chess, also known as the royal game, is a classic example of a puzzle, so to say. It is old, and so on."
+    assert cut(text) == [
+        "The game of chess, ",
+        # 30 characters do not end it at a comma, twice the first clause does
+        "also known as the royal game, is a classic example of a puzzle, ",
+        "so to say. ",
+        "It is old, and so on.",
+    ]
+
+
+def test_a_second_clause_without_marks_is_cut_between_words_that_do_not_lean() -> None:
+    first, second, *_ = cut("All right. " + "we walk on to the hill of the old town and " * 9)
+    assert (first, second) == ("All right. ", "we walk on to the hill of the old town and we walk ")
+
+
 def test_later_clause_beyond_120_characters_ends_at_a_comma() -> None:
-    text = "All right. " + "and so on " * 13 + "it went, until it stopped, at last."
-    first, second, *_ = cut(text)
-    assert first == "All right. "
-    assert second.endswith("it went, ")
-    assert len(second) > 120
+    text = "All right, then I will tell you what it is all about. " + "and so on " * 13 + "it went, until it stopped, at last."
+    *_, before, long, rest = cut(text)
+    assert before == "then I will tell you what it is all about. "
+    assert long.endswith("it went, ")
+    assert len(long) > 120
+    assert rest == "until it stopped, at last."
 
 
 def test_text_without_marks_is_cut_between_words() -> None:
