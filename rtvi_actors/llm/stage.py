@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
@@ -71,8 +71,11 @@ class LlmStage:
     TurnRequest to the speaking stage for what the application says.
     """
 
-    def __init__(self, port: StagePort, config: Config, bot: BotHooks) -> None:
+    def __init__(
+        self, port: StagePort, config: Config, bot: BotHooks, hook_thread: Callable[[str, str], HookThread] = HookThread
+    ) -> None:
         self.session = port.session
+        self._make_thread = hook_thread
         self.context = Context(config.bot.instructions or bot.instructions)
         self._port = port
         self._config = config.llm
@@ -100,7 +103,7 @@ class LlmStage:
         self._loop = asyncio.get_running_loop()
         if not self._bot.overrides:
             return
-        thread = HookThread(self._bot.name, self.session)
+        thread = self._make_thread(self._bot.name, self.session)
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 self._hooks = await thread.run("__init__", partial(self._bot.open, self), blocking=False)

@@ -124,6 +124,11 @@ class SessionHost:
             for hosted in self._sessions.values()
         ]
 
+    def stage_of(self, session: str) -> Stage | None:
+        """The stage of ``session``, once it is open."""
+        hosted = self._sessions.get(session)
+        return None if hosted is None else hosted.stage
+
     def stats(self) -> dict[str, int]:
         """Counters since the start: attached, refused, detached, delivered, failed, unknown, stale; and sessions now."""
         names = ("attached", "refused", "detached", "delivered", "failed", "unknown", "stale")
