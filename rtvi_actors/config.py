@@ -36,6 +36,8 @@ class App(Section, frozen=True):
     name: Name = "rtvi_actors"
     """Name of the app: first part of every actor's name, and the Ray namespace."""
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
+    """``console``: key=value lines; ``json``: one JSON object a line. Both on stderr."""
 
 
 class Bot(Section, frozen=True):
@@ -167,6 +169,21 @@ class Scheduler(Section, frozen=True):
     """The warm pool is refilled between turns; this is the longest it waits for quiet."""
 
 
+class Observe(Section, frozen=True):
+    """What is told about a running app. Logs are in ``app``."""
+
+    metrics: bool = True
+    """Serve Prometheus metrics at ``/metrics`` of each edge."""
+    lag_ms: Annotated[int, Meta(ge=20, le=60_000)] = 100
+    """An event loop that stands still for longer is logged, with the stack that held it up."""
+    tracing: Annotated[str, Meta(pattern="^(|console|otlp)$")] = ""
+    """OpenTelemetry spans of sessions and turns: ``otlp`` (OTLP over HTTP), ``console`` (stderr), "" for none."""
+    otlp_endpoint: str = ""
+    """Where ``otlp`` sends them, e.g. ``http://localhost:4318/v1/traces``; "" takes OpenTelemetry's own environment."""
+    trace_text: bool = False
+    """Put what was said into the spans."""
+
+
 class Config(Section, frozen=True):
     """The whole configuration. Build one with ``Config()``, :meth:`load` or :meth:`from_dict`."""
 
@@ -178,6 +195,7 @@ class Config(Section, frozen=True):
     llm: Llm = field(default_factory=Llm)
     tts: Tts = field(default_factory=Tts)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    observe: Observe = field(default_factory=Observe)
     models_dir: str = ""
     """Where prepared models lie; "" takes RTVI_ACTORS_MODELS, else the user's cache folder."""
 
