@@ -65,6 +65,32 @@ class Edge(Section, frozen=True):
     send_buffer_bytes: Annotated[int, Meta(ge=65_536)] = 2_097_152
     """A client that reads so slowly that more than this waits for it is disconnected."""
     ping_interval_ms: Positive = 20_000
+    require_start: bool = False
+    """Let in only clients that come from ``POST /start``."""
+    public_url: Annotated[str, Meta(pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$")] = ""
+    """Where clients reach this edge, if a proxy is in front of it: ``https://voice.example.org/bot``. A client that starts at one
+    edge must connect to the same one."""
+    trust_forwarded: bool = False
+    """Without ``public_url``: believe X-Forwarded-Proto and X-Forwarded-Host. Only behind a proxy that sets both."""
+
+
+class Session(Section, frozen=True):
+    """When a conversation ends by itself. Silence is counted while nobody speaks, thinks or is waited for."""
+
+    idle_prompt: str = ""
+    """What the bot says to a silent user; "" is nothing."""
+    idle_prompt_after_ms: Positive = 30_000
+    """Silence before it is said, and before it is said again."""
+    idle_prompts: Positive = 1
+    """How often in a row it is said."""
+    idle_end_after_ms: NotNegative = 300_000
+    """Silence that ends the session, the prompts in between not counted; 0 is never."""
+    max_session_ms: NotNegative = 7_200_000
+    """Longest session; 0 is no limit."""
+    warning_ms: NotNegative = 60_000
+    """How long before that the client is told."""
+    finish_ms: NotNegative = 30_000
+    """How long the bot may go on with what it is saying when the session is to end."""
 
 
 class Speaking(Section, frozen=True):
@@ -189,7 +215,10 @@ class Config(Section, frozen=True):
 
     app: App = field(default_factory=App)
     bot: Bot = field(default_factory=Bot)
+    bots: dict[Name, str] = field(default_factory=dict)
+    """Further bots, by the names under which clients may ask for them at ``POST /start``: name -> ``module:Class``."""
     edge: Edge = field(default_factory=Edge)
+    session: Session = field(default_factory=Session)
     speaking: Speaking = field(default_factory=Speaking)
     stt: Stt = field(default_factory=Stt)
     llm: Llm = field(default_factory=Llm)
@@ -260,7 +289,7 @@ def runtime_folder() -> Path:
 def _explain(data: dict[str, Any], message: str) -> str:
     """Msgspec's message, with the value and, for an unknown key, the keys that there are."""
     problem, _, where = message.partition(" - at `$")
-    path = [part for part in where.rstrip("`").split(".") if part]
+    path = [part for part in where.rstrip("`").replace("[...]", "").split(".") if part]
     value: Any = data
     section: type[Any] = Config
     for part in path:
