@@ -131,18 +131,30 @@ def request_of(message: Message) -> Request:
         raise RequestError(error_response(f"Invalid message: {problem}", message.id)) from None
 
 
-def _decode(text: str | bytes, max_depth: int) -> Any:
+def read_json(text: str | bytes, max_depth: int) -> Any:
+    """What a stranger's JSON says. Numbers that are none become None, halves of surrogate pairs U+FFFD: all of it can be sent on.
+
+    Raises:
+        ValueError: it is no JSON, or nests deeper than ``max_depth``.
+    """
     try:
         if isinstance(text, bytes):
             text = text.decode()
         value = json.loads(_without_lone_surrogates(text), parse_float=_finite, parse_constant=_no_number)
     except RecursionError:
-        raise EnvelopeError(error("Invalid message: JSON nests too deep")) from None
+        raise ValueError("JSON nests too deep") from None
     except ValueError:
-        raise EnvelopeError(error("Invalid message: not valid JSON")) from None
+        raise ValueError("not valid JSON") from None
     if _deeper_than(max_depth, text):
-        raise EnvelopeError(error("Invalid message: JSON nests too deep"))
+        raise ValueError("JSON nests too deep")
     return value
+
+
+def _decode(text: str | bytes, max_depth: int) -> Any:
+    try:
+        return read_json(text, max_depth)
+    except ValueError as problem:
+        raise EnvelopeError(error(f"Invalid message: {problem}")) from None
 
 
 def _deeper_than(limit: int, text: str) -> bool:
