@@ -10,10 +10,12 @@ Each section is a struct; the string below a field says what it means. Units are
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -143,6 +145,8 @@ class Stt(Engine, frozen=True):
     """``faster-whisper`` or ``module:Class``."""
     model: str = "whisper-tiny.en"
     """A name of ``rtvi-actors models list``, or a folder."""
+    language: Annotated[str, Meta(pattern=r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$")] = "en"
+    """What is spoken, as BCP 47 (``en``, ``pt-BR``), or ``auto``: detected anew for each turn. Not every model knows others."""
     threads: Positive = 2
     beam: Positive = 1
     final_deadline_ms: Positive = 3_000
@@ -155,15 +159,26 @@ class Llm(Engine, frozen=True):
     """The language model."""
 
     backend: str = "ctranslate2"
-    """``ctranslate2``, ``transformers`` or ``module:Class``."""
+    """``ctranslate2``, ``transformers``, ``openai`` (any endpoint that speaks OpenAI's chat completions) or ``module:Class``."""
     model: str = "smollm2-135m-instruct"
+    """A name of ``rtvi-actors models list``, or a folder; for ``openai``, the endpoint's own name of it."""
+    base_url: str = ""
+    """``openai``: what comes before ``/chat/completions``, for instance ``https://api.openai.com/v1``."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """``openai``: the environment variable that holds the key, where the engine runs. Unset: requests carry no key."""
+    connect_timeout_ms: Positive = 2_000
+    """``openai``: longest wait for a connection. Like the other waits before the first text, it is part of ``timeout_ms``."""
+    idle_timeout_ms: Positive = 10_000
+    """Longest wait for a further piece of an answer."""
+    spoken_error: Annotated[str, Meta(max_length=400)] = ""
+    """What the bot says when an answer failed before any of it was said; "": nothing."""
     max_tokens: Annotated[int, Meta(ge=1, le=4_096)] = 64
     context_tokens: Annotated[int, Meta(ge=64)] = 768
-    """Longest prompt; older turns are left out beyond it, never the instructions."""
+    """Longest prompt; older turns are left out beyond it, never the instructions. For ``openai`` it is estimated."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
     """0 decodes greedily."""
     repetition_penalty: Annotated[float, Meta(ge=1, le=2)] = 1.2
-    """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it."""
+    """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it. Not sent to ``openai``."""
     speculate: bool = True
     """Start on the transcript before the turn is committed. Nothing is audible or remembered before the commit."""
 
@@ -172,8 +187,9 @@ class Tts(Engine, frozen=True):
     """The voice."""
 
     backend: str = "coqui"
-    """``coqui`` or ``module:Class``."""
+    """``coqui``, ``hibari`` or ``module:Class``."""
     model: str = "vits-joe"
+    """A name of ``rtvi-actors models list``, or a folder. ``hibari`` has one: ``hibari-heart``."""
     threads: Positive = 1
     piece_ms: Annotated[int, Meta(ge=40, le=2_000)] = 370
     """Audio per vocoder step."""
@@ -279,6 +295,19 @@ class Config(Section, frozen=True):
         return Path(cache).expanduser().resolve() / "rtvi_actors" / "models"
 
 
+    def llm_api_key(self) -> str:
+        """The key for the language model's endpoint; "" if the variable ``llm.api_key_env`` is not set. Never log it.
+
+        Raises:
+            ConfigError: it has characters that a header cannot carry; names the variable only.
+        """
+        name = self.llm.api_key_env
+        key = os.environ.get(name, "").strip() if name else ""
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"the environment variable {name} (llm.api_key_env) holds characters that no key has")
+        return key
+
+
 def runtime_folder() -> Path:
     """A new folder for Unix sockets, mode 0700. Short, since a socket's path may have 107 bytes only."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
@@ -300,6 +329,8 @@ def _explain(data: dict[str, Any], message: str) -> str:
     if "unknown field" in problem:
         key = problem.split("`")[1]
         given = value.get(key) if isinstance(value, dict) else None
+        if re.search(r"key|token|secret|password", key, re.IGNORECASE):
+            given = "(not shown)"  # somebody's secret in the wrong place: errors are logged
         allowed = ", ".join(info.encode_name for info in msgspec.structs.fields(section))
         return f"unknown key {'.'.join([*path, key])} = {given!r}; allowed here: {allowed}"
     return f"{'.'.join(path) or 'the file'} = {value!r}: {problem}"
@@ -318,8 +349,33 @@ def _check_together(config: Config, source: str) -> None:
             f"{source}: speaking.vad_release = {speaking.vad_release} must not exceed "
             f"speaking.vad_threshold = {speaking.vad_threshold}"
         )
+    _check_endpoint(config.llm, source)
     places = scheduler.sessions_per_group * scheduler.warm_groups
     if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
         raise ConfigError(
             f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs sessions_per_group x warm_groups = {places} or more"
+        )
+
+
+def _check_endpoint(llm: Llm, source: str) -> None:
+    """Where a key could have been written by mistake, the value is not repeated: errors are logged."""
+    if llm.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", llm.api_key_env):
+        raise ConfigError(f"{source}: llm.api_key_env is not the name of an environment variable; the key itself never stands here")
+    if llm.backend != "openai":
+        return
+    try:
+        url = urlsplit(llm.base_url)
+        secret = bool(url.username or url.password or url.query)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and not url.fragment and url.port != 0
+    except ValueError:  # a port that is no number
+        secret, usable = False, False
+    if secret:
+        raise ConfigError(
+            f"{source}: llm.base_url must not carry a user, a password or a query; the key belongs into "
+            f"the environment variable {llm.api_key_env or 'that llm.api_key_env names'}"
+        )
+    if not usable:
+        raise ConfigError(
+            f"{source}: llm.base_url = {llm.base_url!r}: llm.backend = 'openai' needs http:// or https:// and a host, "
+            "for instance https://api.openai.com/v1"
         )

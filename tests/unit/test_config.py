@@ -46,6 +46,11 @@ def test_what_crosses_to_the_actors_comes_back_the_same() -> None:
         ({"edge": {"port": 70_000}}, ["edge.port = 70000", "65535"]),
         ({"speaking": {"short_wait_ms": 900}}, ["speaking.short_wait_ms = 900", "speaking.long_wait_ms = 800"]),
         ({"scheduler": {"sessions_per_group": 2, "warm_groups": 1}}, ["max_sessions = 4", "= 2"]),
+        ({"stt": {"language": "german!"}}, ["stt.language = 'german!'", "auto"]),
+        ({"llm": {"backend": "openai"}}, ["llm.base_url = ''", "http://", "for instance"]),
+        ({"llm": {"backend": "openai", "base_url": "ftp://host/v1"}}, ["llm.base_url = 'ftp://host/v1'"]),
+        ({"llm": {"backend": "openai", "base_url": "http:///v1"}}, ["llm.base_url = 'http:///v1'"]),
+        ({"llm": {"backend": "openai", "base_url": "http://host:port/v1"}}, ["llm.base_url = 'http://host:port/v1'"]),
     ],
 )
 def test_an_error_names_key_value_and_what_is_allowed(data: dict[str, object], parts: list[str]) -> None:
@@ -74,3 +79,32 @@ def test_the_runtime_folder_is_for_the_user_alone() -> None:
         assert len(str(folder)) < 80
     finally:
         folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    "llm",
+    [
+        {"api_key": "sk-SECRET"},
+        {"api_key_env": "sk-SECRET"},
+        {"backend": "openai", "base_url": "https://user:sk-SECRET@host/v1"},
+        {"backend": "openai", "base_url": "https://host/v1?key=sk-SECRET"},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(llm: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"llm\.(api_key|base_url)") as error:
+        Config.from_dict({"llm": llm})
+    assert "SECRET" not in str(error.value)
+
+
+def test_the_key_is_read_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config().replace(llm={"api_key_env": "MY_KEY"})
+    monkeypatch.delenv("MY_KEY", raising=False)
+    assert config.llm_api_key() == ""
+    monkeypatch.setenv("MY_KEY", " secret\n")
+    assert config.llm_api_key() == "secret"
+    assert "secret" not in repr(config)
+    assert Config().replace(llm={"api_key_env": ""}).llm_api_key() == ""
+    monkeypatch.setenv("MY_KEY", "se\ncret")
+    with pytest.raises(ConfigError, match="MY_KEY") as error:
+        config.llm_api_key()
+    assert "cret" not in str(error.value)
