@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Annotated
@@ -78,11 +79,28 @@ def talk(
     text: Annotated[list[str] | None, typer.Option(help="Type this. May be repeated.")] = None,
     say: Annotated[list[str] | None, typer.Option(help="Say this, in the voice of the TTS backend. May be repeated.")] = None,
     save: Annotated[Path, typer.Option(help="Folder for the bot's audio.")] = Path("talk-audio"),
+    microphone: Annotated[bool, typer.Option("--microphone", help="Talk yourself, until Ctrl-C.")] = False,
 ) -> None:
     """Talk to a running app; print transcript, answer and latency waterfall; save the bot's audio."""
+    from rtvi_actors.cli import microphone as by_microphone
     from rtvi_actors.cli import talk as command
 
+    if microphone:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(by_microphone.converse(url))
+        return
     asyncio.run(command.talk(url, wav=wav or [], text=text or [], say=say or [], save=save))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.")] = None,
+) -> None:
+    """Run a benchmark of the source checkout; options behind its name are its own (NAME --help tells them)."""
+    from rtvi_actors.cli import bench as command
+
+    raise typer.Exit(command.run(name, context.args))
 
 
 @app.command()

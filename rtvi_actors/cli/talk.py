@@ -21,7 +21,7 @@ async def talk(url: str, *, wav: list[Path], text: list[str], say: list[str], sa
         RtviActorsError: no connection, no place, or no answer.
     """
     if not (wav or text or say):
-        raise ConfigError('nothing to say: give --wav FILE, --text "..." or --say "..."')
+        raise ConfigError('nothing to say: give --wav FILE, --text "...", --say "..." or --microphone')
     console = Console()
     spoken = [(str(path), read_wav(path)) for path in wav]
     if say:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 
 async def test_nothing_to_say_is_told_before_anything_is_opened(clients: list[Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--wav FILE, --text .* or --say"):
+    with pytest.raises(ConfigError, match=r"--wav FILE, --text .* or --microphone"):
         await talk("ws://x", wav=[], text=[], say=[], save=tmp_path)
     with pytest.raises(ConfigError, match="missing"):
         await talk("ws://x", wav=[tmp_path / "missing.wav"], text=[], say=[], save=tmp_path)

@@ -1,0 +1,80 @@
+"""The report: tables out of the last JSON lines, and the README's block."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+STAMP = {"commit": "abc1234", "machine": "a machine", "at": "2026-11-22T10:00:00Z"}
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("report", FOLDER / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "report", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return module
+
+
+def write(report: ModuleType, benchmark: str, *runs: dict[str, Any]) -> None:
+    lines = [json.dumps({**STAMP, **run}) for run in runs]
+    (report.RESULTS / f"{benchmark}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_without_runs_it_says_so(report: ModuleType) -> None:
+    assert report.report() == "No benchmark has been run yet."
+
+
+def test_the_last_run_counts(report: ModuleType) -> None:
+    run = {"interruptions": 30, "failed": 0, "p50_ms": 300.0, "p95_ms": 400.0}
+    write(report, "barge_in", run, run | {"p50_ms": 241.3})
+    write(report, "frame_hop", {"rows": [{"way": "link", "sessions": 8, "frames": 9, "p50_ms": 0.2, "p99_ms": 1.5, "max_ms": 2}]})
+    text = report.report()
+    assert "| barge-in, user's first sound to the bot's last (30 times) | 241 | p95 400 |" in text
+    assert "| a frame from process to process, link, 8 sessions | 0.2 | p99 1.5 |" in text
+    assert text.startswith("Measured at commit abc1234, 2026-11-22, a machine.")
+
+
+def test_what_was_not_measured_is_a_dash(report: ModuleType) -> None:
+    spread = {"p50": None, "p95": None, "max": None}
+    figures = {
+        "set": "cards",
+        "turns": 2,
+        "unanswered": 2,
+        "cut_in_two": 0,
+        "voice_to_voice_ms": spread,
+        "own_share_ms": spread,
+        "segments_ms": {},
+        "gaps_over_40_ms": 3,
+        "longest_gap_ms": 51.2,
+        "word_error_rate": None,
+    }
+    write(report, "voice_latency", {"sets": [figures], "uss_mib": {"EdgeActor": 64.1}})
+    text = report.report()
+    assert "| turns answered / asked | 0 / 2 |" in text
+    assert "| **voice to voice p50 / p95 / max, ms** | **- / - / -** |" in text
+    assert "| gaps over 40 ms in the bot's audio | 3 (longest 51 ms) |" in text
+    assert "EdgeActor 64.1" in text
+
+
+def test_only_the_block_of_the_readme_is_replaced(report: ModuleType) -> None:
+    readme = f"# Name\n\n{report.BEGIN}\nold\n{report.END}\nrest\n"
+    new = report.replaced(readme, "new")
+    assert new == f"# Name\n\n{report.BEGIN}\n\nnew\n\n{report.END}\nrest\n"
+    assert report.replaced(new, "new") == new
+    with pytest.raises(ValueError, match="README"):
+        report.replaced("# Name\n", "new")
