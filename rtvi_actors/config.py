@@ -329,7 +329,7 @@ def _explain(data: dict[str, Any], message: str) -> str:
     if "unknown field" in problem:
         key = problem.split("`")[1]
         given = value.get(key) if isinstance(value, dict) else None
-        if re.search(r"key|token|secret|password", key, re.IGNORECASE):
+        if re.search(r"key|secret|password|^token$", key, re.IGNORECASE):
             given = "(not shown)"  # somebody's secret in the wrong place: errors are logged
         allowed = ", ".join(info.encode_name for info in msgspec.structs.fields(section))
         return f"unknown key {'.'.join([*path, key])} = {given!r}; allowed here: {allowed}"
