@@ -26,8 +26,9 @@ class Admission(Protocol):
             CapacityError: none is free; says when to ask again.
         """
 
-    async def release(self, session: str, *, clean: bool) -> None:
-        """Give the place back. ``clean``: all stages said that they hold nothing of the session any more.
+    async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
+        """Give the place back. ``clean``: all stages said that they hold nothing of the session any more. ``used``: they have
+        heard of it.
 
         Must succeed however the session ended; repeating it is harmless.
         """

@@ -54,11 +54,11 @@ class SchedulerClient:
             raise CapacityError(answer["refused"], answer["retry_after_ms"])
         return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])
 
-    async def release(self, session: str, *, clean: bool) -> None:
+    async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         """See :class:`Admission`. A scheduler that is gone has no table any more: nothing is left to be told."""
         for _ in range(RELEASE_ATTEMPTS):
             try:
-                await asyncio.wait_for(self._call("release", session, clean), DEADLINE_S)
+                await asyncio.wait_for(self._call("release", session, clean, used), DEADLINE_S)
                 return
             except TimeoutError:
                 continue
@@ -101,7 +101,7 @@ class SchedulerClient:
         except (ray.exceptions.RayError, ValueError):
             return
         if "session" in answer:
-            await self.release(answer["session"], clean=True)
+            await self.release(answer["session"], clean=True, used=False)
 
     async def _call(self, method: str, *args: Any) -> Any:
         if self._handle is None:

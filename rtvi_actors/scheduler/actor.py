@@ -128,9 +128,9 @@ class Scheduler:
         route = self._groups[place.group].route({f"engine/{kind}": engine for kind, engine in self._engines.items()})
         return {"session": session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
 
-    async def release(self, session: str, clean: bool) -> None:
+    async def release(self, session: str, clean: bool, used: bool = True) -> None:
         """Give a place back. A group that may not be used again is ended."""
-        self._retire(self._table.release(session, clean=clean), force=not clean)
+        self._retire(self._table.release(session, clean=clean, used=used), force=not clean)
 
     async def report_lost(self, actor: str, reason: str) -> None:
         """An edge lost its link to a stage actor that was not meant to end: dead or frozen, its group is replaced."""

@@ -98,8 +98,8 @@ class Admissions:
         self.granted += 1
         return place
 
-    def release(self, session: str, *, clean: bool) -> str | None:
-        """Give a place back. Repeating it is harmless.
+    def release(self, session: str, *, clean: bool, used: bool = True) -> str | None:
+        """Give a place back. Repeating it is harmless. A group whose place was not ``used`` is as good as new.
 
         Returns:
             the group that has to be retired now, or None.
@@ -113,6 +113,8 @@ class Admissions:
         group.sessions.discard(session)
         if not clean:
             group.closed = True
+        elif not used and self._settings.sessions_per_group == 1 and group.state == "ready":
+            group.closed = False
         return self._retire_if_done(group)
 
     def sessions_of_edge(self, edge: str) -> list[str]:

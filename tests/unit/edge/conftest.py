@@ -114,6 +114,8 @@ class FakeAdmission:
         self.given = 0
         self.taken: set[str] = set()
         self.released: list[tuple[str, bool]] = []
+        self.unused: list[str] = []
+        """Of these, those that no stage has heard of."""
 
     async def admit(self) -> Lease:
         await self.ready()
@@ -122,9 +124,11 @@ class FakeAdmission:
         self.taken.add(session)
         return Lease(session, 1, {role: [f"app/{role}/0"] for role in STAGES}, "module:Bot")
 
-    async def release(self, session: str, *, clean: bool) -> None:
+    async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         self.taken.discard(session)
         self.released.append((session, clean))
+        if not used:
+            self.unused.append(session)
 
     async def ready(self) -> None:
         if len(self.taken) >= self.places:

@@ -79,7 +79,7 @@ class FakeAdmission:
     async def admit(self) -> Lease:
         return Lease("s1", 1, ROUTE, "module:Bot")
 
-    async def release(self, session: str, *, clean: bool) -> None:
+    async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         self.released.append((session, clean))
 
     async def ready(self) -> None:

@@ -67,7 +67,7 @@ async def test_a_place(scheduler: FakeScheduler, client: SchedulerClient) -> Non
     assert (lease.session, lease.epoch, lease.route, lease.bot) == ("s1", 1, {"llm": ["app/llm/0"]}, "module:Bot")
     await client.ready()
     await client.release("s1", clean=True)
-    assert scheduler.calls == [("admit", "app/edge/0"), ("ready", "app/edge/0"), ("release", "s1", True)]
+    assert scheduler.calls == [("admit", "app/edge/0"), ("ready", "app/edge/0"), ("release", "s1", True, True)]
 
 
 async def test_no_place(scheduler: FakeScheduler, client: SchedulerClient) -> None:
@@ -115,7 +115,7 @@ async def test_a_place_that_comes_too_late_is_given_back(
         await client.admit()
     late.set()
     await client.close()
-    assert scheduler.calls == [("admit", "app/edge/0"), ("release", "s1", True)]
+    assert scheduler.calls == [("admit", "app/edge/0"), ("release", "s1", True, False)]
 
 
 async def test_a_place_that_nobody_waits_for_any_more_is_given_back(scheduler: FakeScheduler, client: SchedulerClient) -> None:
@@ -135,7 +135,7 @@ async def test_a_place_that_nobody_waits_for_any_more_is_given_back(scheduler: F
         await asking
     may_answer.set()
     await client.close()
-    assert scheduler.calls[-1] == ("release", "s1", True)
+    assert scheduler.calls[-1] == ("release", "s1", True, False)
 
 
 async def test_a_silent_scheduler_delays_a_release_by_its_deadlines_only(
@@ -149,7 +149,7 @@ async def test_a_silent_scheduler_delays_a_release_by_its_deadlines_only(
 
     scheduler.answers = {"release": answer, "ready": answer}
     await client.release("s1", clean=False)
-    assert scheduler.calls == [("release", "s1", False)] * scheduler_client.RELEASE_ATTEMPTS
+    assert scheduler.calls == [("release", "s1", False, True)] * scheduler_client.RELEASE_ATTEMPTS
     with pytest.raises(CapacityError, match="did not answer"):
         await client.ready()
 
