@@ -32,8 +32,9 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## voice to voice latency against a server of its own (ARGS="--turns 12")
-	$(BIN)/python benchmarks/voice_latency.py $(ARGS)
+bench: setup  ## all benchmarks, each with a server of its own, 40 minutes; their figures go into README.md (ARGS=NAME runs one)
+	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start barge_in endpointing voice_latency); do $(BIN)/rtvi-actors bench $$name || exit 1; done
+	@$(BIN)/python benchmarks/report.py --write >/dev/null
 
 clean:  ## remove what make made here (not the prepared models)
 	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def commands_of(text: str) -> set[str]:
 
 @pytest.fixture
 def bot(tmp_path: Path) -> type[ra.Bot]:
-    [code] = blocks("python")
+    code, _ = blocks("python")
     (tmp_path / "concierge.py").write_text(code)
     return load_bot(f"{tmp_path / 'concierge.py'}:Concierge")
 
@@ -60,6 +62,15 @@ def test_the_readme_s_bot_overrides_what_it_means_to(bot: type[ra.Bot]) -> None:
     for hook in ("on_start", "on_turn"):
         ours, theirs = (list(inspect.signature(getattr(of, hook)).parameters) for of in (bot, ra.Bot))
         assert ours == theirs, hook
+
+
+def test_the_readme_s_test_passes(tmp_path: Path) -> None:
+    for name, code in zip(("concierge.py", "test_concierge.py"), blocks("python"), strict=True):
+        (tmp_path / name).write_text(code)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
 
 
 def test_the_readme_s_configuration_is_accepted() -> None:
