@@ -67,9 +67,8 @@ def test_the_readme_s_bot_overrides_what_it_means_to(bot: type[ra.Bot]) -> None:
 def test_the_readme_s_test_passes(tmp_path: Path) -> None:
     for name, code in zip(("concierge.py", "test_concierge.py"), blocks("python"), strict=True):
         (tmp_path / name).write_text(code)
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 passed" in run.stdout, run.stdout + run.stderr
 
 
