@@ -3,7 +3,8 @@
 One number carries the clock: ``_end``, the time at which the client will have played all it was sent. The next frame is due
 ``lead_ms`` before it. When the client ran dry, ``_end`` moves to now: late audio is played late, never in a burst.
 
-A client cannot be told to discard what it has, so what was sent counts as heard.
+A client cannot be told to discard what it has, so what was sent counts as heard. Words are told (WordsSpoken) by the same rule and
+as soon as they are sent: what a client was told of an answer that is cut off is what the context keeps of it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rtvi_actors.frames.types import AudioEnded, BotAudio, Cancel, Clause, LlmEnded, Marks, Pause, Resume, Role
-from rtvi_actors.rtvi.events import BotStarted, BotStopped, ClauseSkipped, ClauseSpoken, TtsStarted, TtsStopped
+from rtvi_actors.rtvi.events import BotStarted, BotStopped, ClauseSkipped, ClauseSpoken, TtsStarted, TtsStopped, WordsSpoken
 from rtvi_actors.speaking.heard import heard_char
 
 FRAME_MS = 40
@@ -93,11 +94,12 @@ Command: TypeAlias = (
     | TtsStarted
     | TtsStopped
     | BotStarted
+    | WordsSpoken
     | ClauseSpoken
     | ClauseSkipped
     | BotStopped
 )
-"""The last six are events for the translator."""
+"""The last seven are events for the translator."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,10 +113,16 @@ class _ClauseAudio:
     received: int = 0
     sent: int = 0
     total: int | None = None
+    told: int = 0
+    """Characters of which WordsSpoken told."""
 
     def is_through(self) -> bool:
         """Whether nothing more of it will be sent."""
         return not self.spoken or self.sent == self.total
+
+    def heard(self) -> int:
+        """Characters whose sound was sent, in whole words."""
+        return heard_char(self.text, self.sent, self.total, self.marks)
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +151,7 @@ class _Turn:
             if clause.is_through():
                 place = Heard(self.number, clause.number, len(clause.text))
             elif clause.sent:
-                return Heard(self.number, clause.number, heard_char(clause.text, clause.sent, clause.total, clause.marks))
+                return Heard(self.number, clause.number, clause.heard())
             else:
                 break
         return place
@@ -238,7 +246,14 @@ class Playout:
         return self._spoken(turn, clause)
 
     def _spoken(self, turn: _Turn, clause: _ClauseAudio) -> list[Command]:
-        return [ClauseSpoken(turn.number, clause.number, clause.text)] if clause.is_through() else []
+        """What is told after a frame of the clause: that it is through, or the words that are. So at most one event in 40 ms."""
+        if clause.is_through():
+            return [ClauseSpoken(turn.number, clause.number, clause.text, clause.told)]
+        start, end = clause.told, clause.heard() if clause.marks else 0
+        if end <= start:
+            return []
+        clause.told = end
+        return [WordsSpoken(turn.number, clause.number, clause.text, start, end)]
 
     def _send_due(self, turn: _Turn, now: int) -> list[Command]:
         """Send what is due by ``now`` of the turn, and its padding behind the last of it."""

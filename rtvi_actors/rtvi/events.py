@@ -97,12 +97,25 @@ class BotStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class ClauseSpoken:
-    """The last sound of the clause was sent."""
+class WordsSpoken:
+    """The last sound of the words ``text[start:end]`` of the clause was sent. Only for voices that tell the times of words."""
 
     turn: int
     clause: int
     text: str
+    start: int
+    """Where the words before these ended; 0 for the first ones."""
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseSpoken:
+    """The last sound of the clause was sent. ``start``: how far its WordsSpoken went; 0 if there were none."""
+
+    turn: int
+    clause: int
+    text: str
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +178,7 @@ Event: TypeAlias = (
     | TtsStarted
     | TtsStopped
     | BotStarted
+    | WordsSpoken
     | ClauseSpoken
     | ClauseSkipped
     | BotStopped

@@ -6,7 +6,7 @@
 :class:`BotTranscription`    bot-transcription: the answer, sentence by sentence
 :class:`BotLlm`              bot-llm-started/text/stopped
 :class:`BotTts`              bot-tts-started/text/stopped
-:class:`.output.BotOutput`   bot-output, from the four events that say what was said
+:class:`.output.BotOutput`   bot-output, from the events that say what was said and how far it was spoken
 ============================ =========================================================================================
 
 The events come in order and committed (``events``), so none of them looks at another's state. :class:`Translator` runs all of them
@@ -34,6 +34,7 @@ from rtvi_actors.rtvi.events import (
     UserStopped,
     UserText,
     UserTyped,
+    WordsSpoken,
 )
 from rtvi_actors.rtvi.figures import metrics
 from rtvi_actors.rtvi.handshake import UNKNOWN, Version, is_legacy
@@ -142,18 +143,26 @@ class BotLlm:
 
 
 class BotTts:
-    """The voice: one pair of started and stopped per turn, and each clause when it was spoken."""
+    """The voice: one pair of started and stopped per turn, and each word when it was spoken; or each clause, without word times."""
 
     def handle(self, event: Event) -> list[Message]:
         """The messages of ``event``."""
         match event:
             case TtsStarted():
                 return [Message("bot-tts-started")]
-            case ClauseSpoken(text=text) if text.strip():
+            case WordsSpoken():
+                return _words(event.text[event.start : event.end])
+            case ClauseSpoken(start=0, text=text) if text.strip():
                 return [Message("bot-tts-text", {"text": text.strip()})]
+            case ClauseSpoken():
+                return _words(event.text[event.start :])
             case TtsStopped():
                 return [Message("bot-tts-stopped")]
         return []
+
+
+def _words(text: str) -> list[Message]:
+    return [Message("bot-tts-text", {"text": word}) for word in text.split()]
 
 
 class Translator:

@@ -17,7 +17,7 @@ from rtvi_actors.edge.playout import (
     WakeAt,
 )
 from rtvi_actors.frames.types import AudioEnded, BotAudio, Cancel, Clause, LlmEnded, Marks, Pause, Resume
-from rtvi_actors.rtvi.events import BotStarted, BotStopped, ClauseSkipped, ClauseSpoken, TtsStarted, TtsStopped
+from rtvi_actors.rtvi.events import BotStarted, BotStopped, ClauseSkipped, ClauseSpoken, TtsStarted, TtsStopped, WordsSpoken
 
 pytestmark = pytest.mark.unit
 
@@ -195,7 +195,58 @@ def test_marks_decide_what_was_heard() -> None:
         AnswerOpened(1), clause(0, "One two three."), Marks(turn=1, clause=0, marks=[[0, 0], [4_000, 4]]), *[audio()] * 9, ended(0)
     )
     desk.tell(Cancel(fence=2, reason="speech"))
+    # Three frames were sent: 2,880 samples.
     assert desk.said(Heard) == [(0, Heard(1, 0, 0))]
+
+
+MARKS = [[0, 0], [1_920, 3], [2_000, 4], [3_900, 7], [4_000, 8], [6_000, 14]]
+"""Of "One two three.": its words end with the frames 2, 5 and 7 of 8."""
+
+
+def words_of(text: str, samples: int) -> Desk:
+    desk = Desk()
+    marks = Marks(turn=1, clause=0, marks=MARKS)
+    frames = [bytes(2 * size) for size in [960] * (samples // 960) + [samples % 960]]
+    desk.tell(AnswerOpened(1), clause(0, text), marks, *(audio(pcm=pcm) for pcm in frames), ended(0), answer(1))
+    return desk
+
+
+def test_words_are_told_when_their_last_sound_is_sent() -> None:
+    desk = words_of("One two three. ", 8 * 960)
+    desk.advance(1_000)
+    assert desk.said(WordsSpoken, ClauseSpoken) == [
+        (0, WordsSpoken(1, 0, "One two three. ", 0, 3)),
+        (80, WordsSpoken(1, 0, "One two three. ", 3, 7)),
+        (160, WordsSpoken(1, 0, "One two three. ", 7, 14)),
+        (200, ClauseSpoken(1, 0, "One two three. ", 14)),
+    ]
+
+
+def test_marks_that_come_late_are_made_up_for_with_the_next_frame() -> None:
+    desk = Desk()
+    desk.tell(AnswerOpened(1), clause(0, "One two three."), *[audio()] * 5)
+    desk.advance(50)
+    desk.tell(Marks(turn=1, clause=0, marks=MARKS))
+    desk.advance(1_000)
+    assert desk.said(WordsSpoken) == [(80, WordsSpoken(1, 0, "One two three.", 0, 7))]
+
+
+@pytest.mark.parametrize("at_ms", range(0, 260, 20))
+def test_what_was_told_is_what_was_heard_wherever_it_is_cut(at_ms: int) -> None:
+    desk = words_of("One two three.", 7_000)
+    desk.advance(at_ms)
+    desk.tell(Cancel(fence=2, reason="speech"))
+    told = [command for _, command in desk.log if isinstance(command, WordsSpoken)]
+    sent = sum(len(command.pcm) // 2 for _, command in desk.log if isinstance(command, SendAudio))
+    count = sum(sent >= end for end in (1_920, 3_900, 6_000))
+    assert desk.said(Heard)[0][1] == Heard(1, 0, (0, 3, 7, 14)[count])
+    assert (told[-1].end if told else 0) == (0, 3, 7, 14)[count]
+
+
+def test_a_voice_without_marks_tells_no_words() -> None:
+    desk = speaking(6)
+    desk.advance(1_000)
+    assert desk.said(WordsSpoken) == []
 
 
 def test_a_turn_without_sound_stops_nothing_that_did_not_start() -> None:

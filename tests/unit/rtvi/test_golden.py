@@ -24,6 +24,7 @@ from rtvi_actors.frames.types import (
     LlmEnded,
     LlmStarted,
     LlmText,
+    Marks,
     Metrics,
     Pause,
     Resume,
@@ -138,6 +139,10 @@ class Stages:
         audio = [BotAudio(**self.where, clause=number, first_sample=960 * place, pcm=bytes(1_920)) for place in range(frames)]
         return [*audio, AudioEnded(**self.where, clause=number, samples=960 * frames)]
 
+    def words(self, number: int, marks: list[list[int]]) -> Frame:
+        """When the clause's words are said."""
+        return Marks(**self.where, clause=number, marks=marks)
+
     def figure(self, segment: str, name: str, value: float) -> Frame:
         return Metrics(**self.where, segment=segment, name=name, value=value)
 
@@ -149,7 +154,8 @@ def answered_turn(client: Client) -> None:
     client.at(520, Stages(1, 520).heard("What is it?"), Stages(1, 520).figure("stt", "ttfb_ms", 60.0))
     client.at(560, Stages(1, 560).begins("What is it?"), *Stages(1, 560).says(0, "It is", " a test. "))
     client.at(610, Stages(1, 605).ended(6_400), *Stages(1, 610).says(1, "Really."), Stages(1, 610).stops(2))
-    client.at(660, Stages(1, 655).figure("tts", "compute_ms", 40.0), *Stages(1, 655).sounds(0, 8))
+    words = Stages(1, 655).words(0, [[400, 0], [1_500, 2], [2_900, 5], [3_700, 7], [7_000, 13]])
+    client.at(660, Stages(1, 655).figure("tts", "compute_ms", 40.0), words, *Stages(1, 655).sounds(0, 8))
     client.at(700, *Stages(1, 700).sounds(1, 6), Stages(1, 700).figure("llm", "completion_tokens", 6.0))
 
 

@@ -21,6 +21,7 @@ from rtvi_actors.rtvi.events import (
     UserStopped,
     UserText,
     UserTyped,
+    WordsSpoken,
 )
 from rtvi_actors.rtvi.messages import Message
 from rtvi_actors.rtvi.translate import Translator
@@ -113,25 +114,91 @@ def test_what_the_application_says_comes_from_no_model() -> None:
     assert told(events) == []
 
 
-def test_a_clause_is_told_when_it_was_spoken_under_all_three_names_of_its_kind() -> None:
-    events: list[Event] = [AnswerClause(1, 0, " Hi, ", True), BotStarted(1), ClauseSpoken(1, 0, " Hi, ")]
+KINDS = {"output_type": "sentence", "text_type": "sentence", "aggregated_by": "sentence"}
+
+
+def test_a_segment_from_its_text_to_its_last_word_under_all_three_names_of_its_kind() -> None:
+    text = " One, two three. "
+    events: list[Event] = [
+        AnswerClause(1, 0, text, True),
+        BotStarted(1),
+        WordsSpoken(1, 0, text, 0, 5),
+        WordsSpoken(1, 0, text, 5, 9),
+        ClauseSpoken(1, 0, text, 9),
+    ]
+    segment = {"text": "One, two three.", **KINDS, "segment_id": 1, "will_be_spoken": True}
     assert told(events)[1:] == [
         Message(
-            "bot-output",
-            {
-                "text": "Hi,",
-                "output_type": "sentence",
-                "text_type": "sentence",
-                "aggregated_by": "sentence",
-                "segment_id": 1,
-                "spoken": True,
-                "will_be_spoken": True,
-                "spoken_status": "completed",
-                "spoken_progress": {"accumulated_text": "Hi,", "remaining_text": ""},
-            },
+            "bot-output", {**segment, "spoken": False, "spoken_status": "new", "spoken_progress": progress("", "One, two three.")}
         ),
-        Message("bot-tts-text", {"text": "Hi,"}),
+        Message(
+            "bot-output",
+            {**segment, "spoken": False, "spoken_status": "in-progress", "spoken_progress": progress("One,", " two three.")},
+        ),
+        Message("bot-tts-text", {"text": "One,"}),
+        Message(
+            "bot-output",
+            {**segment, "spoken": False, "spoken_status": "in-progress", "spoken_progress": progress("One, two", " three.")},
+        ),
+        Message("bot-tts-text", {"text": "two"}),
+        Message(
+            "bot-output",
+            {**segment, "spoken": True, "spoken_status": "completed", "spoken_progress": progress("One, two three.", "")},
+        ),
+        Message("bot-tts-text", {"text": "three."}),
     ]
+
+
+def progress(accumulated: str, remaining: str) -> dict[str, str]:
+    return {"accumulated_text": accumulated, "remaining_text": remaining}
+
+
+def test_the_last_word_completes_a_segment_and_the_silence_behind_it_does_not_again() -> None:
+    events: list[Event] = [
+        AnswerClause(1, 0, "Yes. ", True),
+        BotStarted(1),
+        WordsSpoken(1, 0, "Yes. ", 0, 4),
+        ClauseSpoken(1, 0, "Yes. ", 4),
+    ]
+    assert outputs(events) == [("bot-started-speaking", ""), ("Yes.", "new"), ("Yes.", "completed")]
+    assert [message.data for message in told(events) if message.type == "bot-tts-text"] == [{"text": "Yes."}]
+    assert [message.data for message in told(events, OLD) if message.type == "bot-tts-text"] == [{"text": "Yes."}]
+
+
+def test_a_voice_without_word_times_tells_whole_clauses() -> None:
+    events: list[Event] = [AnswerClause(1, 0, " Oh no, ", True), BotStarted(1), ClauseSpoken(1, 0, " Oh no, ")]
+    assert outputs(events) == [("bot-started-speaking", ""), ("Oh no,", "new"), ("Oh no,", "completed")]
+    assert told(events)[-1] == Message("bot-tts-text", {"text": "Oh no,"})
+
+
+def test_clients_of_1_x_get_each_word_once_when_it_is_spoken() -> None:
+    text = "One, two three. "
+    events: list[Event] = [
+        AnswerClause(1, 0, text, True),
+        BotStarted(1),
+        WordsSpoken(1, 0, text, 0, 8),
+        ClauseSpoken(1, 0, text, 8),
+    ]
+    data = [message.data for message in told(events, OLD) if message.type == "bot-output"]
+    assert data == [
+        {"text": "One, two three.", "spoken": False, "aggregated_by": "sentence"},
+        *({"text": word, "spoken": True, "aggregated_by": "word"} for word in ("One,", "two", "three.")),
+    ]
+
+
+@pytest.mark.parametrize("version", [(2, 1, 0), OLD])
+def test_an_interrupted_segment_stops(version: tuple[int, int, int]) -> None:
+    events: list[Event] = [
+        AnswerClause(1, 0, "One two.", True),
+        BotStarted(1),
+        WordsSpoken(1, 0, "One two.", 0, 3),
+        Interrupted(1),
+        BotStopped(1),
+        AnswerClause(2, 0, "New.", True),
+        BotStarted(2),
+    ]
+    told_last = ("One two.", "in-progress") if version != OLD else ("One", "True")
+    assert outputs(events, version)[2:] == [told_last, ("bot-started-speaking", ""), ("New.", "new" if version != OLD else "False")]
 
 
 def test_a_clause_that_is_only_read_is_told_at_once() -> None:
@@ -167,10 +234,12 @@ MIXED: list[Event] = [
 def test_text_keeps_its_order_whether_spoken_or_read() -> None:
     assert outputs(MIXED) == [
         ("bot-started-speaking", ""),
-        ("spoken", "completed"),
+        ("spoken", "new"),
         ("code", "new"),
-        ("more", "completed"),
+        ("more", "new"),
+        ("spoken", "completed"),
         ("end", "new"),
+        ("more", "completed"),
     ]
 
 
@@ -196,9 +265,19 @@ def test_a_clause_that_the_voice_failed_on_is_read_in_its_place(version: tuple[i
         BotStarted(1),
         ClauseSpoken(1, 0, "one"),
     ]
-    last = ("two", "new") if version != OLD else ("one", "True")
-    assert outputs(events, version)[-1] == last
-    assert sum(text == "two" for text, _ in outputs(events, version)) == 1
+    told = ("new", "completed") if version != OLD else ("False", "True")
+    assert outputs(events, version)[1:] == [("one", told[0]), ("two", told[0]), ("one", told[1])]
+
+
+def test_a_clause_that_the_voice_fails_on_after_it_was_told_stops() -> None:
+    events: list[Event] = [
+        AnswerClause(1, 0, "one", True),
+        BotStarted(1),
+        AnswerClause(1, 1, "two", True),
+        ClauseSkipped(1, 1, "two"),
+        ClauseSpoken(1, 0, "one"),
+    ]
+    assert outputs(events)[1:] == [("one", "new"), ("two", "new"), ("one", "completed")]
 
 
 def test_all_clauses_failed() -> None:

@@ -24,13 +24,26 @@ def test_a_clause_of_unknown_length_is_judged_by_the_pace_of_speech() -> None:
     assert TEXT[: heard_char(TEXT, 1_000 * SAMPLES_PER_CHAR, None)] == TEXT.rstrip()
 
 
-def test_marks_tell_better_than_the_mean() -> None:
-    marks = [[0, 0], [800, 4], [900, 8]]
-    assert heard_char(TEXT, 500, 1_000, marks) == 0
-    assert TEXT[: heard_char(TEXT, 800, 1_000, marks)] == "One"
-    assert TEXT[: heard_char(TEXT, 890, 1_000, marks)] == "One two"
-    assert TEXT[: heard_char(TEXT, 980, 1_000, marks)] == "One two"
+STARTS = [[10, 0], [400, 4], [700, 8]]
+"""A voice that tells where words begin."""
+BOTH = [[10, 0], [390, 3], [400, 4], [650, 7], [700, 8], [900, 14]]
+"""And where they end: the silence behind a word is not part of it."""
+
+
+@pytest.mark.parametrize(("marks", "ends"), [(STARTS, (400, 700, 1_000)), (BOTH, (390, 650, 900))], ids=["starts", "both"])
+@pytest.mark.parametrize("total", [1_000, None])
+def test_a_word_is_heard_with_its_last_sample_and_not_one_earlier(
+    marks: list[list[int]], ends: tuple[int, int, int], total: int | None
+) -> None:
+    words = [0 if sent < ends[0] else 1 if sent < ends[1] else 2 if sent < ends[2] else 3 for sent in range(1_000)]
+    assert [len(TEXT[: heard_char(TEXT, sent, total, marks)].split()) for sent in range(1_000)] == words
+    assert {TEXT[: heard_char(TEXT, sent, total, marks)] for sent in range(1_000)} <= {"", "One", "One two", "One two three."}
     assert heard_char(TEXT, 1_000, 1_000, marks) == len(TEXT)
+
+
+def test_marks_inside_a_word_do_not_split_it() -> None:
+    assert heard_char(TEXT, 500, 1_000, [[0, 0], [500, 2], [600, 5]]) == 0
+    assert TEXT[: heard_char(TEXT, 600, 1_000, [[0, 0], [500, 2], [600, 5]])] == "One"
 
 
 def test_marks_that_do_not_begin_at_zero_or_share_a_sample() -> None:
