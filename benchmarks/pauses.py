@@ -1,7 +1,7 @@
 """Recordings with a pause put between two of their words.
 
 The place is a boundary between words in the middle third, as the speech model times them, moved to the quietest 20 ms around it.
-The pause is filled with noise as loud as the recording's own between its words, and the sound fades into it and out of it.
+The pause is filled with noise as loud as the quietest moment of the recording, and the sound fades into it and out of it.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def with_pause(samples: Samples, place: int, pause: Samples) -> Samples:
 
 
 def room_noise(samples: Samples, count: int, seed: int = 0) -> Samples:
-    """``count`` samples as loud as the quietest tenth of the recording's pieces of 10 ms."""
+    """``count`` samples as loud as the recording's quietest 10 ms."""
     step = RATE_HZ // 100
     whole = samples[: len(samples) // step * step].reshape(-1, step)
-    level = float(np.percentile(np.sqrt((whole**2).mean(axis=1)), 10)) if len(whole) else 0.0
+    level = float(np.sqrt((whole**2).mean(axis=1)).min()) if len(whole) else 0.0
     return np.random.default_rng(seed).normal(0.0, level, count)
 
 

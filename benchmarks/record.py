@@ -41,10 +41,11 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Short hash of the checkout, with + when it has changes."""
+    """Short hash of the checkout, with + when it has changes other than results."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout.strip()
+    changes = [*git, "status", "--porcelain", "-uno", "--", ":!benchmarks/results"]
+    changed = subprocess.run(changes, capture_output=True, text=True, check=False).stdout.strip()
     return (head or "unknown") + ("+" if changed else "")
 
 

@@ -2,7 +2,8 @@
 
 The figure runs from the moment the last audible sample of a recording was sent to the first received audio that is audible (RMS
 over 100). This process is the client alone; the server is another (its own, unless --url is given). Beside latency it counts what
-latency could be bought with: turns cut in two, word errors, gaps in the bot's audio.
+latency could be bought with: turns cut in two, word errors, gaps in the bot's audio, and the cut-offs that endpointing.py counted
+at the same commit on the same machine.
 
     python benchmarks/voice_latency.py                    60 turns of five LibriVox clips, 20 of the "cards"
     python benchmarks/voice_latency.py --turns 10 --cards 0
@@ -18,6 +19,7 @@ from typing import Any
 
 import jiwer
 import psutil
+from cutoffs import in_words, last_cut_offs
 from record import append, machine, percentile, server
 from rich.console import Console
 from rich.progress import Progress
@@ -124,8 +126,8 @@ def stage_memory_mib(pid: int) -> dict[str, float]:
     return found
 
 
-def table(outcomes: list[dict[str, Any]]) -> Table:
-    """All sets beside each other."""
+def table(outcomes: list[dict[str, Any]], cut_offs: dict[str, Any] | None) -> Table:
+    """All sets beside each other, and what is known of cut-offs."""
     result = Table("figure", *(figures["set"] for figures in outcomes), title=f"voice to voice, one session, {machine()}")
 
     def row(name: str, key: str, part: str | None = None) -> None:
@@ -144,6 +146,7 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
     row("gaps over 40 ms", "gaps_over_40_ms")
     row("longest gap, ms", "longest_gap_ms")
     row("word error rate", "word_error_rate")
+    result.add_row("cut off in pauses (endpointing.py)", in_words(cut_offs))
     return result
 
 
@@ -173,10 +176,11 @@ def main() -> None:
             speech, outcomes = asyncio.run(measure(url, options))
             memory = stage_memory_mib(pid)
     console = Console()
-    console.print(table(outcomes))
+    cut_offs = last_cut_offs()
+    console.print(table(outcomes, cut_offs))
     if memory:
         console.print("USS, MiB: " + ", ".join(f"{role} {mib:g}" for role, mib in sorted(memory.items())))
-    path = append("voice_latency", {"speech": speech, "sets": outcomes, "uss_mib": memory})
+    path = append("voice_latency", {"speech": speech, "sets": outcomes, "cut_offs": cut_offs, "uss_mib": memory})
     console.print(f"appended to {path.relative_to(path.parents[2])}", style="dim")
     if any(figures["unanswered"] for figures in outcomes):
         raise SystemExit(1)

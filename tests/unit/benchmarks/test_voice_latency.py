@@ -44,6 +44,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def latency(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    load("cutoffs", monkeypatch)
     module = load("voice_latency", monkeypatch)
     monkeypatch.setattr(module, "_word_error_rate", lambda turns: 0.1 if turns else None)
     return module
@@ -101,6 +102,11 @@ def test_a_commit_with_changes_is_marked(record: ModuleType, tmp_path: Path, mon
     clean = record.commit()
     assert len(clean) >= 7
     assert not clean.endswith("+")
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    results = tmp_path / "benchmarks" / "results" / "x.jsonl"
+    results.write_text("")
+    subprocess.run([*git, "add", str(results)], check=True)
+    assert record.commit() == clean, "what a benchmark appends is no change of what it measured"
     (tmp_path / "file").write_text("2")
     assert record.commit() == clean + "+"
 
@@ -168,7 +174,7 @@ def test_no_turn_at_all_is_still_a_line_of_strict_json(latency: ModuleType) -> N
 def test_the_table_shows_all_sets(latency: ModuleType) -> None:
     outcomes = [latency.Outcome("librivox", [turn(700.0)]).figures(), latency.Outcome("cards", unanswered=1).figures()]
     console = Console(width=120, file=io.StringIO())
-    console.print(latency.table(outcomes))
+    console.print(latency.table(outcomes, {"cases": 64, "cut_off": 3, "repaired": 2}))
     assert isinstance(console.file, io.StringIO)
     cells = [[cell.strip() for cell in line.split("│")] for line in console.file.getvalue().splitlines()]
     rows = {row[1]: row[2:4] for row in cells if len(row) == 5}
@@ -176,6 +182,7 @@ def test_the_table_shows_all_sets(latency: ModuleType) -> None:
     assert rows["unanswered"] == ["0", "1"]
     assert rows["voice to voice p50, ms"] == ["700", "-"]
     assert rows["stt p50 / p95, ms"] == ["100 / 100", "-"]
+    assert rows["cut off in pauses (endpointing.py)"][0] == "3 of 64 (4.7 %), 2 repaired"
 
 
 async def test_turns_go_through_the_recordings_and_a_failed_one_is_counted(
