@@ -72,7 +72,7 @@ class EdgeActor:
             raise
         self._switchboard = switchboard
         self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost)
-        self._server = app.Server(app.build(self._sessions), config.edge)
+        self._server = app.Server(app.build(self._sessions, config), config.edge)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
         self._serving.add_done_callback(self._served)
         host = config.edge.host

@@ -18,7 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from rtvi_actors import config
-from rtvi_actors.edge import websocket
+from rtvi_actors.edge import start, websocket
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import CapacityError, ConfigError
 
@@ -26,6 +26,7 @@ ABOUT = """\
 rtvi_actors: a voice bot behind the RTVI protocol.
 
 WebSocket  /ws (or /ws-client)   protobuf frames of Pipecat's WebSocketTransport
+POST       /start (or /connect)  JSON: bot, body; answers where to connect, within 10 s
 GET        /health               200: this process is up
 GET        /ready                200: the next session can be admitted; 503: it cannot, and when to ask again
 """
@@ -38,7 +39,7 @@ SEND_BUFFER_BYTES = 262_144
 SHUTDOWN_S = 2
 
 
-def build(sessions: Sessions) -> Starlette:
+def build(sessions: Sessions, settings: config.Config) -> Starlette:
     """The application: routes, CORS (any origin; nothing here depends on cookies), and errors as JSON with ``detail``."""
 
     async def serve_websocket(socket: WebSocket) -> None:
@@ -56,6 +57,7 @@ def build(sessions: Sessions) -> Starlette:
             Route("/", _about),
             Route("/health", _health),
             Route("/ready", ready),
+            *start.routes(sessions, settings),
             WebSocketRoute("/ws", serve_websocket),
             WebSocketRoute("/ws-client", serve_websocket),
         ],
@@ -116,6 +118,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="none",
+                proxy_headers=False,
                 ws=websocket.AbortableWebSocket,
                 ws_max_size=FAR_OVER * settings.max_message_bytes,
                 ws_ping_interval=ping_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from rtvi_actors.errors import CapacityError
 from rtvi_actors.frames.types import Attach, Attached, Detach, Refused, Role
@@ -24,13 +25,13 @@ class Attachment:
         self._changed = asyncio.Event()
 
     async def attach(self, attach: Attach, deadline_ms: int) -> None:
-        """Open the session at all stages.
+        """Open the session at all stages. What the client gave for its bot goes to the LLM stage alone.
 
         Raises:
             CapacityError: a stage refused, was lost, or did not answer in time. The session must be detached.
         """
         for role in STAGES:
-            self._port.send(role, attach)
+            self._port.send(role, attach if role == "llm" else dataclasses.replace(attach, body=b""))
         await self._collect(deadline_ms)
         if self._refusal:
             raise CapacityError(self._refusal)

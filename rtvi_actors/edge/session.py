@@ -38,6 +38,14 @@ FAILED = 1011
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asked for before it connected. ``bot``: its class, "" for the app's own; ``body``: JSON for it, or b""."""
+
+    bot: str = ""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class _Ending:
     """Why a session ends, and what the client's connection is closed with. ``flush``: what is queued goes out first."""
 
@@ -54,10 +62,12 @@ class EdgeSession:
         lease: the place that the session got.
         links: the links of this process, to the stages.
         config: the app's.
+        wanted: what the client asked for.
     """
 
-    def __init__(self, lease: Lease, links: Links, config: Config) -> None:
+    def __init__(self, lease: Lease, links: Links, config: Config, wanted: Wanted = Wanted()) -> None:
         self.lease = lease
+        self._wanted = wanted
         self.since = time.time()
         self._config = config
         self._port = SessionPort(
@@ -85,7 +95,7 @@ class EdgeSession:
         Raises:
             CapacityError: they are not all open within the deadline. :meth:`close` must follow.
         """
-        attach = Attach(route=self.lease.route, bot=self.lease.bot)
+        attach = Attach(route=self.lease.route, bot=self._wanted.bot or self.lease.bot, body=self._wanted.body)
         await self._attachment.attach(attach, self._config.scheduler.attach_deadline_ms)
 
     async def serve(self, client: Client, incoming: AsyncIterator[bytes | str]) -> None:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rtvi_actors.config import Config
-from rtvi_actors.edge.admission import Admission
-from rtvi_actors.edge.session import EdgeSession
-from rtvi_actors.errors import CapacityError, DrainingError
+from rtvi_actors.edge.admission import Admission, Lease
+from rtvi_actors.edge.session import EdgeSession, Wanted
+from rtvi_actors.errors import AuthError, CapacityError, DrainingError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.runtime.session_port import Links
 
 log = logging.getLogger(__name__)
+
+RESERVED_S = 10.0
+"""How long a place is kept for a client that started and does not connect."""
+TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """A place that waits for its client."""
+
+    lease: Lease
+    wanted: Wanted
+    expiry: asyncio.TimerHandle
 
 
 class Sessions:
@@ -35,26 +50,48 @@ class Sessions:
         self._on_lost = on_lost
         self._sessions: dict[str, EdgeSession] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
+        self._reserved: dict[str, _Reservation] = {}
+        """By their tokens. As many as there are places at most."""
+        self._returning: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._stopping = False
 
     # ------------------------------------------------------------------------------------------------------------- doors
 
-    async def open(self) -> EdgeSession:
-        """Take a place and open the session at the four stages. :meth:`close` must follow.
+    async def reserve(self, wanted: Wanted) -> str:
+        """Take a place for whoever comes within 10 s with the token that this returns. It is good for one session.
 
         Raises:
+            CapacityError: no place.
+        """
+        lease = await self._take_place()
+        if self._stopping:
+            await self._admission.release(lease.session, clean=True, used=False)
+            raise DrainingError("this edge is stopping", 5_000)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        expiry = asyncio.get_running_loop().call_later(RESERVED_S, self._expire, token)
+        self._reserved[token] = _Reservation(lease, wanted, expiry)
+        return token
+
+    async def open(self, token: str = "") -> EdgeSession:
+        """Open the session at the four stages, in the place that ``token`` names, or in a new one. :meth:`close` must follow.
+
+        Raises:
+            AuthError: the token is unknown, expired or used; or there is none, and one is needed.
             CapacityError: no place, or the stages did not open it. Nothing is left of it then.
         """
-        try:
-            if self._stopping:
-                raise DrainingError("this edge is stopping", 5_000)
-            lease = await self._admission.admit()
-        except CapacityError:
-            self.refused += 1
-            raise
-        session = EdgeSession(lease, self._links, self._config)
+        if token:
+            reserved = self._reserved.pop(token, None)
+            if reserved is None:
+                raise AuthError("the token is unknown, expired or used: POST /start gives a new one")
+            reserved.expiry.cancel()
+            lease, wanted = reserved.lease, reserved.wanted
+        elif self._config.edge.require_start:
+            raise AuthError("a token is needed: POST /start gives one")
+        else:
+            lease, wanted = await self._take_place(), Wanted()
+        session = EdgeSession(lease, self._links, self._config, wanted)
         self._sessions[lease.session] = session
         self._none_left.clear()
         try:
@@ -67,6 +104,24 @@ class Sessions:
             raise
         self.admitted += 1
         return session
+
+    async def _take_place(self) -> Lease:
+        try:
+            if self._stopping:
+                raise DrainingError("this edge is stopping", 5_000)
+            return await self._admission.admit()
+        except CapacityError:
+            self.refused += 1
+            raise
+
+    def _expire(self, token: str) -> None:
+        """Nobody came: the place goes back, unused."""
+        reserved = self._reserved.pop(token)
+        reserved.expiry.cancel()
+        name = reserved.lease.session
+        returning = asyncio.create_task(self._admission.release(name, clean=True, used=False), name=f"return {name}")
+        self._returning.add(returning)
+        returning.add_done_callback(self._returning.discard)
 
     async def close(self, session: EdgeSession) -> None:
         """End ``session`` and give its place back. Goes on to the end even if the caller is cancelled. May be repeated."""
@@ -92,6 +147,8 @@ class Sessions:
     async def stop(self, grace_s: float) -> None:
         """Admit nobody more, end all sessions, and wait ``grace_s`` until they have given everything back."""
         self._stopping = True
+        for token in list(self._reserved):
+            self._expire(token)
         for session in list(self._sessions.values()):
             session.end("the server is stopping")
         try:
@@ -101,6 +158,8 @@ class Sessions:
             late = list(self._sessions.values())
             log.warning("%d sessions did not end within %.1f s", len(late), grace_s)
             await asyncio.gather(*(self.close(session) for session in late))
+        if self._returning:
+            await asyncio.wait(self._returning, timeout=grace_s)
 
     # -------------------------------------------------------------------------------------------------------- from the links
 
@@ -154,6 +213,7 @@ class Sessions:
         """Counters since the start, and sessions now."""
         return {
             "sessions": len(self._sessions),
+            "reserved": len(self._reserved),
             "admitted": self.admitted,
             "refused": self.refused,
             "failed": self.failed,

@@ -17,7 +17,7 @@ from websockets.http11 import Request
 
 from rtvi_actors.edge.client import ClientGoneError
 from rtvi_actors.edge.sessions import Sessions
-from rtvi_actors.errors import CapacityError
+from rtvi_actors.errors import AuthError, CapacityError
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,15 @@ class WebSocketClient:
 
 async def serve(socket: WebSocket, sessions: Sessions) -> None:
     """Serve one connection from its handshake to its end. A refusal is an HTTP answer, given before the accept."""
+    # A client that connects again appends the newer token behind the older one.
+    tokens = socket.query_params.getlist("token")
     try:
-        session = await sessions.open()
+        session = await sessions.open(tokens[-1] if tokens else "")
     except CapacityError as refusal:
-        await _refuse(socket, refusal)
+        await _refuse(socket, refused(refusal))
+        return
+    except AuthError as refusal:
+        await _refuse(socket, JSONResponse({"detail": str(refusal)}, status_code=403))
         return
     try:
         await socket.accept()
@@ -97,9 +102,9 @@ async def serve(socket: WebSocket, sessions: Sessions) -> None:
         await sessions.close(session)
 
 
-async def _refuse(socket: WebSocket, refusal: CapacityError) -> None:
+async def _refuse(socket: WebSocket, answer: JSONResponse) -> None:
     try:
-        await socket.send_denial_response(refused(refusal))
+        await socket.send_denial_response(answer)
     except (OSError, WebSocketDisconnect):
         log.info("a client left before it could be refused")
 

@@ -200,9 +200,9 @@ class Edge:
         self.stages.sessions = self.sessions
         self.serving: list[asyncio.Task[None]] = []
 
-    async def connect(self) -> tuple[EdgeSession, FakeClient]:
+    async def connect(self, token: str = "") -> tuple[EdgeSession, FakeClient]:
         """A session with its client, as the WebSocket door makes it."""
-        session = await self.sessions.open()
+        session = await self.sessions.open(token)
         client = FakeClient()
 
         async def serve() -> None:

@@ -16,15 +16,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rtvi_actors.config import Config
-from rtvi_actors.edge import app, websocket
+from rtvi_actors.edge import app, start, websocket
 from rtvi_actors.edge.wire import MessageIn, decode, encode_message
 from rtvi_actors.errors import ConfigError
+from rtvi_actors.frames.types import Attach
 from rtvi_actors.rtvi.messages import Message
 
 pytestmark = pytest.mark.unit
 
 READY = encode_message(json.dumps({"label": "rtvi-ai", "type": "client-ready", "id": "r1", "data": {"version": "2.1.0"}}))
 LIMIT = 4_096
+BOTS = {"shop": "apps:Shop"}
 
 
 class Web:
@@ -38,15 +40,19 @@ class Web:
         self.ws = f"ws://127.0.0.1:{port}/ws"
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.ask("GET", path, headers=headers)
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async with httpx.AsyncClient() as client:
-            return await client.get(self.http + path, headers=headers)
+            return await client.request(method, self.http + path, **options)
 
 
 @contextlib.asynccontextmanager
-async def served(make_edge: Callable[..., Any], **settings: int) -> AsyncIterator[Web]:
+async def served(make_edge: Callable[..., Any], **settings: Any) -> AsyncIterator[Web]:
     edge = make_edge(edge=settings)
     listener = app.bind("127.0.0.1", 0)
-    server = app.Server(app.build(edge.sessions), Config().replace(edge=settings).edge)
+    config = Config().replace(edge=settings, bots=BOTS)
+    server = app.Server(app.build(edge.sessions, config), config.edge)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     yield Web(edge, server, listener.getsockname()[1])
     await edge.sessions.stop(2.0)
@@ -93,11 +99,109 @@ async def test_not_ready_while_no_place_is_free(web: Web) -> None:
     assert (await web.get("/health")).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/ws", "/ws-client", "/ws?token=a"])
+@pytest.mark.parametrize("path", ["/ws", "/ws-client"])
 async def test_a_client_gets_a_session(web: Web, path: str) -> None:
     async with connect(f"ws://127.0.0.1:{web.port}{path}") as client:
         await greet(client)
         assert web.edge.admission.taken == {"s1"}
+
+
+@pytest.mark.parametrize(("path", "key"), [("/start", "wsUrl"), ("/connect", "ws_url")])
+async def test_a_start_tells_where_to_connect(web: Web, path: str, key: str) -> None:
+    answer = await web.ask("POST", path, json={"bot": "shop", "body": {"user": "Ada"}}, headers={"Origin": "https://example.org"})
+    assert answer.status_code == 200
+    # The JavaScript client's transport throws for any other key.
+    assert list(answer.json()) == [key]
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["cache-control"] == "no-store"
+    url = answer.json()[key]
+    assert url.startswith(f"{web.ws}?token=")
+    async with connect(url) as client:
+        await greet(client)
+        (attach,) = web.edge.stages.got("llm", Attach)
+        assert (attach.bot, json.loads(attach.body)) == ("apps:Shop", {"user": "Ada"})
+        with pytest.raises(InvalidStatus) as refusal:
+            await connect(url)
+    response = refusal.value.response
+    assert response.status_code == 403
+    assert "POST /start" in json.loads(response.body or b"")["detail"]
+
+
+async def test_the_last_of_several_tokens_counts(web: Web) -> None:
+    url = (await web.ask("POST", "/start")).json()["wsUrl"]
+    async with connect(url.replace("?", "?token=old&")) as client:
+        await greet(client)
+
+
+async def test_a_start_without_a_place_is_refused(web: Web) -> None:
+    web.edge.admission.places = 0
+    answer = await web.ask("POST", "/start")
+    assert answer.status_code == 503
+    assert answer.json() == {"detail": "all places are in use", "retry_after_ms": 1_500}
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b"{", 400), (b'{"bot": "bakery"}', 400), (b'{"transport": "webrtc"}', 400), (b"[" * 100, 400), (b" " * 65_537, 413)],
+)
+async def test_a_bad_start_takes_no_place(web: Web, data: bytes, status: int) -> None:
+    answer = await web.ask("POST", "/start", content=data, headers={"Origin": "https://example.org"})
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert web.edge.admission.given == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_a_start_is_a_post(web: Web, method: str) -> None:
+    answer = await web.ask(method, "/start")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    if method != "HEAD":
+        assert answer.json() == {"detail": "Method Not Allowed"}
+
+
+async def test_a_browser_of_another_origin_may_start(web: Web) -> None:
+    headers = {
+        "Origin": "https://example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-anything",
+    }
+    answer = await web.ask("OPTIONS", "/start", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "content-type" in answer.headers["access-control-allow-headers"].lower()
+
+
+async def test_a_start_that_never_comes_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "READ_DEADLINE_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    writer.write(b"POST /start HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+    async with asyncio.timeout(5):
+        assert b"408" in await reader.readline()
+    writer.close()
+
+
+async def test_forwarded_headers_are_believed_only_where_it_is_configured(make_edge: Any) -> None:
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "voice.example.org"}
+    for settings, begin in [
+        ({}, "ws://127.0.0.1:"),
+        ({"trust_forwarded": True}, "wss://voice.example.org/ws?token="),
+        ({"public_url": "https://other.example.org/a"}, "wss://other.example.org/a/ws?token="),
+    ]:
+        async with served(make_edge, **settings) as web:
+            answer = await web.ask("POST", "/start", headers=forwarded)
+            assert answer.json()["wsUrl"].startswith(begin)
+
+
+async def test_where_a_start_is_required_nobody_comes_in_without(make_edge: Any) -> None:
+    async with served(make_edge, require_start=True) as web:
+        with pytest.raises(InvalidStatus) as refusal:
+            await connect(web.ws)
+        assert refusal.value.response.status_code == 403
+        async with connect((await web.ask("POST", "/start")).json()["wsUrl"]) as client:
+            await greet(client)
 
 
 async def test_a_refusal_comes_before_the_accept(web: Web, caplog: pytest.LogCaptureFixture) -> None:

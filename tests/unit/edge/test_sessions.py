@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from rtvi_actors.edge import session as session_module
-from rtvi_actors.errors import CapacityError, DrainingError
-from rtvi_actors.frames.types import BotState, Detach
+from rtvi_actors.edge import sessions as sessions_module
+from rtvi_actors.edge.session import Wanted
+from rtvi_actors.errors import AuthError, CapacityError, DrainingError
+from rtvi_actors.frames.types import Attach, BotState, Detach
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +55,60 @@ async def test_a_stopping_edge_lets_nobody_in(edge: Any) -> None:
     with pytest.raises(DrainingError):
         await edge.sessions.ready()
     assert edge.admission.given == 0
+
+
+async def test_a_reserved_place_is_kept_for_its_token(edge: Any) -> None:
+    edge.admission.places = 1
+    token = await edge.sessions.reserve(Wanted("apps:Shop", b'{"user": 1}'))
+    for stranger in ("", token[:-1], token + "x"):
+        with pytest.raises(CapacityError if not stranger else AuthError):
+            await edge.sessions.open(stranger)
+    session, _ = await edge.connect(token)
+    assert session.lease.session == "s1"
+    (attach,) = edge.stages.got("llm", Attach)
+    assert (attach.bot, attach.body) == ("apps:Shop", b'{"user": 1}')
+    (attach,) = edge.stages.got("tts", Attach)
+    assert (attach.bot, attach.body) == ("apps:Shop", b"")
+    with pytest.raises(AuthError, match="used"):
+        await edge.sessions.open(token)
+    assert edge.sessions.stats()["reserved"] == 0
+
+
+async def test_a_reserved_place_that_nobody_takes_goes_back_unused(edge: Any, until: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sessions_module, "RESERVED_S", 0.02)
+    token = await edge.sessions.reserve(Wanted())
+    assert edge.admission.taken == {"s1"}
+    await until(lambda: edge.admission.unused == ["s1"])
+    assert edge.stages.sent == []
+    with pytest.raises(AuthError, match="expired"):
+        await edge.sessions.open(token)
+
+
+async def test_tokens_cannot_be_guessed_and_differ(edge: Any) -> None:
+    tokens = [await edge.sessions.reserve(Wanted()) for _ in range(4)]
+    assert len(set(tokens)) == 4
+    assert min(map(len, tokens)) >= 32
+    with pytest.raises(CapacityError):
+        await edge.sessions.reserve(Wanted())
+    assert edge.sessions.refused == 1
+
+
+async def test_a_stopping_edge_gives_reserved_places_back(edge: Any) -> None:
+    await edge.sessions.reserve(Wanted())
+    await edge.sessions.stop(1.0)
+    assert edge.admission.unused == ["s1"]
+    with pytest.raises(DrainingError):
+        await edge.sessions.reserve(Wanted())
+
+
+async def test_a_start_may_be_required(make_edge: Any) -> None:
+    edge = make_edge(edge={"require_start": True})
+    with pytest.raises(AuthError, match="POST /start"):
+        await edge.sessions.open()
+    assert edge.admission.given == 0
+    await edge.connect(await edge.sessions.reserve(Wanted()))
+    await edge.sessions.stop(1.0)
+    await edge.over()
 
 
 async def test_the_loss_of_an_actor_that_nobody_uses_is_no_news(edge: Any) -> None:
