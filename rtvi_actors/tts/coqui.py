@@ -15,7 +15,7 @@ from rtvi_actors.models.piper_to_coqui import CHECKPOINT_FILE, CONFIG_FILE
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, limit_threads, work_offline
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
-from rtvi_actors.tts.piece_worker import PieceWorker, Steps
+from rtvi_actors.tts.piece_worker import PieceWorker, Step, Steps
 from rtvi_actors.tts.spoken_text import spoken_text
 from rtvi_actors.tts.trim import SilenceTrimmer
 
@@ -115,8 +115,8 @@ class CoquiTts:
         most_frames = _LONGEST_MS * self._rate_hz // 1_000 // self._voice.hop
         piece_frames = max(1, round(self._config.tts.piece_ms * self._rate_hz / 1_000 / self._voice.hop))
         for audio in self._voice.pieces(prior[:, :, :most_frames], piece_frames):
-            yield _pcm16(resampler.resample_chunk(trimmer.push(audio)))
-        yield _pcm16(resampler.resample_chunk(trimmer.finish(), last=True))
+            yield Step(_pcm16(resampler.resample_chunk(trimmer.push(audio))))
+        yield Step(_pcm16(resampler.resample_chunk(trimmer.finish(), last=True)))
 
 
 def _load_vits(folder: Path, *, on_gpu: bool) -> Any:

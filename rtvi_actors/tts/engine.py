@@ -26,7 +26,11 @@ class TtsPiece(Struct, frozen=True, array_like=True):
     compute_ns: int
     """The model's work on this request so far."""
     marks: list[tuple[int, int]] = []
-    """(sample, character) pairs of the whole clause, if the model tells them, with the first piece."""
+    """``(sample, char)`` pairs of the whole clause, both rising, with its first piece, if the model tells the times of words.
+
+    Samples count from the beginning of the clause's audio as it is delivered, characters in the request's ``text``: with ``sample``
+    samples, all characters before ``char`` are said. So one at each word's end, and perhaps one at its beginning.
+    """
     queue_ns: int = 0
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rtvi_actors.engines.batch_worker import Job
 from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError
@@ -23,8 +24,18 @@ MAX_CLAUSES = 256
 
 _NS_PER_BYTE = 1_000_000_000 // (2 * SAMPLE_RATE_HZ)
 
-Steps = Generator[bytes, None, None]
-"""The PCM16 of a request, one vocoder piece per step (b"" when a piece was all silence). Closed early on cancel."""
+
+class Step(NamedTuple):
+    """One vocoder piece of a request."""
+
+    pcm: bytes
+    """PCM16; b"" when the piece was all silence."""
+    marks: list[tuple[int, int]] = []
+    """See :class:`TtsPiece`; with the first step that has sound."""
+
+
+Steps = Generator[Step, None, None]
+"""A request, piece by piece. Closed early on cancel."""
 
 Speak = Callable[[TtsRequest], Steps]
 
@@ -113,7 +124,7 @@ class PieceWorker:
             if clause.steps is None:
                 job.taken()
                 clause.steps = self._speak(job.request)
-            pcm = next(clause.steps, None)
+            step = next(clause.steps, None)
         except EngineError as error:
             job.fail(error)
             return False
@@ -124,12 +135,12 @@ class PieceWorker:
             return False
         now_ns = time.monotonic_ns()
         clause.compute_ns += now_ns - begun_ns
-        if pcm is None:
+        if step is None:
             job.end()
             return False
-        if pcm:
+        if step.pcm:
             if not clause.has_audio:
                 clause.has_audio, clause.runs_out_ns = True, now_ns
-            clause.runs_out_ns += len(pcm) * _NS_PER_BYTE
-            job.emit(TtsPiece(pcm, clause.compute_ns, queue_ns=job.queue_ns))
+            clause.runs_out_ns += len(step.pcm) * _NS_PER_BYTE
+            job.emit(TtsPiece(step.pcm, clause.compute_ns, step.marks, job.queue_ns))
         return True

@@ -214,10 +214,11 @@ class TtsStage:
         async with aclosing(answer) as pieces:
             async for piece in pieces:
                 compute_ns = piece.compute_ns
+                if piece.marks:
+                    # Before the audio: how much of it is heard may have to be told with its first frame.
+                    self._mark(speech, piece)
                 for pcm in speech.frames(piece.pcm):
                     await self._send(speech, pcm, compute_ns)
-                if piece.marks:
-                    self._mark(speech, piece)
         if speech.left():
             await self._send(speech, speech.left(), compute_ns)
         self._metric(speech, "processing_ms", float(self._port.now_ms() - asked_ms))

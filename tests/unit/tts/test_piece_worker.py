@@ -8,7 +8,7 @@ import pytest
 
 from rtvi_actors.errors import EngineError, EngineLostError
 from rtvi_actors.tts.engine import TtsPiece, TtsRequest
-from rtvi_actors.tts.piece_worker import PieceWorker
+from rtvi_actors.tts.piece_worker import PieceWorker, Step
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ class FakeVoice:
     def set_up(self) -> None:
         self.threads.add(threading.get_ident())
 
-    def speak(self, request: TtsRequest) -> Iterator[bytes]:
+    def speak(self, request: TtsRequest) -> Iterator[Step]:
         name, pieces = request.text.split()
         try:
             for number in range(int(pieces)):
@@ -36,7 +36,7 @@ class FakeVoice:
                 assert self.permits.acquire(timeout=10)
                 if name == "bad":
                     raise ZeroDivisionError("no such vowel")
-                yield SECOND
+                yield Step(SECOND, [(0, number)])
         finally:
             self.closed.append(name)
 
@@ -78,6 +78,7 @@ async def test_streams_while_it_speaks(worker: PieceWorker, voice: FakeVoice) ->
     voice.allow(2)
     rest = await collect(stream)
     assert [piece.pcm for piece in rest] == [SECOND, SECOND]
+    assert [piece.marks for piece in [first, *rest]] == [[(0, 0)], [(0, 1)], [(0, 2)]]
     assert rest[-1].compute_ns > first.compute_ns
     assert len(voice.threads) == 1
 

@@ -250,13 +250,13 @@ async def test_clauses_without_sound(session):
     assert session.port.granted_bytes("clause") == len("Shown only.") + 2 + 4
 
 
-async def test_marks_follow_the_first_audio(session):
+async def test_marks_come_before_the_audio_that_they_tell_of(session):
     await session.receive(clause(1, 0))
     await session.piece(pcm(960), marks=[(0, 0), (500, 3)])
     await session.end()
     frames = session.port.frames("edge", BotAudio, Marks, AudioEnded)
-    assert [type(frame) for frame in frames] == [BotAudio, Marks, AudioEnded]
-    assert frames[1].marks == [[0, 0], [500, 3]]
+    assert [type(frame) for frame in frames] == [Marks, BotAudio, AudioEnded]
+    assert frames[0].marks == [[0, 0], [500, 3]]
 
 
 async def test_close_leaves_nothing():
