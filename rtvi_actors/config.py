@@ -66,7 +66,11 @@ class Edge(Section, frozen=True):
     """Above it, messages of a session are dropped and counted, and an error says so once a second."""
     send_buffer_bytes: Annotated[int, Meta(ge=65_536)] = 2_097_152
     """A client that reads so slowly that more than this waits for it is disconnected."""
+    eval_messages: bool = False
+    """Obey the messages of Pipecat's evaluation harness, which rewrite the context and silence the bot: for tests only."""
     ping_interval_ms: Positive = 20_000
+    console: bool = True
+    """Serve the web page at ``/``, and ``/api/status``, which shows it sessions and engines."""
     require_start: bool = False
     """Let in only clients that come from ``POST /start``."""
     public_url: Annotated[str, Meta(pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$")] = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +38,11 @@ class Admission(Protocol):
 
         Raises:
             CapacityError: none could.
+        """
+
+    async def status(self) -> dict[str, Any]:
+        """What the scheduler knows of the whole app: its sessions, engines, edges and capacity, as builtins.
+
+        Raises:
+            CapacityError: it does not answer.
         """

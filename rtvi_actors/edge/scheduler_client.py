@@ -70,15 +70,13 @@ class SchedulerClient:
 
     async def ready(self) -> None:
         """See :class:`Admission`."""
-        try:
-            free = await asyncio.wait_for(self._call("ready", self._edge), DEADLINE_S)
-        except TimeoutError:
-            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS) from None
-        except (ray.exceptions.RayError, ValueError) as error:
-            self._handle = None
-            raise CapacityError("the scheduler is not there", RETRY_MS) from error
-        if not free:
+        if not await self._ask("ready", self._edge):
             raise CapacityError("no place is free")
+
+    async def status(self) -> dict[str, Any]:
+        """See :class:`Admission`."""
+        facts: dict[str, Any] = await self._ask("status")
+        return facts
 
     def report_lost(self, actor: str, reason: str) -> None:
         """Tell the scheduler that the link to ``actor`` broke under a session. Returns at once."""
@@ -102,6 +100,16 @@ class SchedulerClient:
             return
         if "session" in answer:
             await self.release(answer["session"], clean=True, used=False)
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        """An answer within the deadline, or CapacityError."""
+        try:
+            return await asyncio.wait_for(self._call(method, *args), DEADLINE_S)
+        except TimeoutError:
+            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS) from None
+        except (ray.exceptions.RayError, ValueError) as error:
+            self._handle = None
+            raise CapacityError("the scheduler is not there", RETRY_MS) from error
 
     async def _call(self, method: str, *args: Any) -> Any:
         if self._handle is None:

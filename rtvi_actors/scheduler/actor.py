@@ -359,7 +359,8 @@ async def _until_gone(member: Member) -> None:
 
 
 def _facts(kind: str, member: Member) -> dict[str, Any]:
-    facts = {"kind": kind, "name": member.name, "pid": member.pid, **member.facts}
+    state = "starting" if member.running is None else "up"
+    facts = {"kind": kind, "name": member.name, "state": state, "pid": member.pid, **member.facts}
     if member.handle is not None:
         facts["actor_id"] = member.handle._actor_id.hex()
     return facts
