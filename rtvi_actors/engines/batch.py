@@ -3,8 +3,9 @@
 The rule, in this order:
 
 1. Take what waits. A lone request is never held back in the hope of company.
-2. A request that has waited longer than ``max_age_ms`` goes first, the oldest before all.
-3. Urgent requests (a final) go before the others (an interim).
+2. Urgent requests (a final) go before the others (an interim), however long those have waited, and never share a batch with them:
+   nobody waits for an interim, and company makes a run longer.
+3. Among equally urgent ones, those that have waited longer than ``max_age_ms`` go first, the oldest before all.
 4. Sessions take turns: each gives one request before any gives its second. A session's own requests keep their order.
 5. A batch holds at most ``max_batch`` requests, all of the ``shape`` of its first one, since one run of the model has one shape.
 """
@@ -38,7 +39,7 @@ class BatchQueue(Generic[Item]):
 
     Args:
         max_batch: Most requests in one batch.
-        max_age_ms: Wait from which a request goes before all younger ones, urgent or not.
+        max_age_ms: Wait from which a request goes before all younger ones that are as urgent.
         max_waiting: Most requests that wait; :meth:`put` refuses more.
     """
 
@@ -54,6 +55,11 @@ class BatchQueue(Generic[Item]):
 
     def __len__(self) -> int:
         return len(self._owners)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether an urgent request waits."""
+        return any(waiting.urgent for session in self._sessions.values() for waiting in session)
 
     def put(self, session: str, item: Item, now_ms: int, *, urgent: bool = True, shape: Hashable = None) -> int:
         """Let ``item`` wait. Returns its ticket, for :meth:`withdraw`.
@@ -88,7 +94,7 @@ class BatchQueue(Generic[Item]):
         for waiting in self._in_order(now_ms):
             if len(batch) == self._max_batch:
                 break
-            if not batch or waiting.shape == batch[0].shape:
+            if not batch or (waiting.shape, waiting.urgent) == (batch[0].shape, batch[0].urgent):
                 batch.append(waiting)
         for waiting in batch:
             self.withdraw(waiting.ticket)
@@ -103,14 +109,14 @@ class BatchQueue(Generic[Item]):
         return [waiting.item for waiting in everything]
 
     def _in_order(self, now_ms: int) -> Iterator[_Waiting[Item]]:
-        everything = [waiting for session in self._sessions.values() for waiting in session]
-        overdue = sorted((w for w in everything if now_ms - w.since_ms > self._max_age_ms), key=lambda w: w.ticket)
-        yield from overdue
-        seen = {waiting.ticket for waiting in overdue}
         for urgent in (True, False):
-            rows = [[w for w in session if w.urgent is urgent and w.ticket not in seen] for session in self._sessions.values()]
-            for depth in range(max(map(len, rows), default=0)):
-                yield from (row[depth] for row in rows if depth < len(row))
+            rows = [[waiting for waiting in session if waiting.urgent is urgent] for session in self._sessions.values()]
+            overdue = sorted((w for row in rows for w in row if now_ms - w.since_ms > self._max_age_ms), key=lambda w: w.ticket)
+            yield from overdue
+            seen = {waiting.ticket for waiting in overdue}
+            rest = [[waiting for waiting in row if waiting.ticket not in seen] for row in rows]
+            for depth in range(max(map(len, rest), default=0)):
+                yield from (row[depth] for row in rest if depth < len(row))
 
     def _to_the_end(self, session: str) -> None:
         waiting = self._sessions.pop(session, None)

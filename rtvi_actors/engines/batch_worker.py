@@ -139,6 +139,12 @@ class BatchWorker(Generic[Request, Piece]):
         with self._changed:
             return len(self._queue)
 
+    @property
+    def urgent_waits(self) -> bool:
+        """Whether an urgent request waits: a run for others that can be given up should be."""
+        with self._changed:
+            return self._queue.urgent
+
     async def stream(
         self, session: str, request: Request, *, urgent: bool = True, shape: Hashable = None
     ) -> AsyncGenerator[Piece, None]:

@@ -49,15 +49,28 @@ def test_urgent_goes_first():
     assert sorted(queue.take(0)) == ["A1", "B1"]
 
 
-def test_the_overdue_goes_before_the_urgent_and_the_oldest_before_all():
+def test_what_is_not_urgent_never_rides_along_and_never_overtakes():
+    queue = filled("A1 b1", max_age_ms=100)
+    assert queue.urgent
+    assert queue.take(10_000) == ["b1"]
+    assert not queue.urgent
+    assert queue.take(10_000) == ["A1"]
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_the_overdue_goes_before_the_younger_and_the_oldest_before_all(urgent):
     queue: BatchQueue[str] = BatchQueue(2, max_age_ms=100)
-    queue.put("a", "oldest", 0, urgent=False)
-    queue.put("b", "old", 50, urgent=False)
-    queue.put("c", "young", 140)
+
+    def fill():
+        queue.put("c", "young", 140, urgent=urgent)
+        queue.put("a", "oldest", 0, urgent=urgent)
+        queue.put("b", "old", 50, urgent=urgent)
+
+    fill()
     assert queue.take(100) == ["young", "oldest"], "100 ms are not more than 100 ms"
-    queue.put("a", "oldest", 0, urgent=False)
-    queue.put("c", "young", 140)
-    assert queue.take(151) == ["old", "oldest"]
+    assert queue.take(100) == ["old"]
+    fill()
+    assert queue.take(151) == ["oldest", "old"]
 
 
 def test_a_batch_has_one_shape_and_the_other_is_next():
@@ -102,7 +115,7 @@ def test_all_come_out_once_and_a_sessions_own_equals_keep_their_order(arrivals, 
     out = []
     while batch := queue.take(len(arrivals)):
         assert len(batch) <= max_batch
-        assert len({shape for *_, shape in batch}) == 1
+        assert len({(urgent, shape) for _, _, urgent, shape in batch}) == 1
         out += batch
     assert sorted(at for at, *_ in out) == list(range(len(arrivals)))
     for kind in {item[1:] for item in out}:
