@@ -26,9 +26,10 @@ BACKENDS = {
     "stt": {"faster-whisper": "rtvi_actors.stt.faster_whisper:FasterWhisper"},
     "llm": {
         "ctranslate2": "rtvi_actors.llm.ctranslate2:CTranslate2Llm",
+        "openai": "rtvi_actors.llm.openai:OpenAiLlm",
         "transformers": "rtvi_actors.llm.transformers:TransformersLlm",
     },
-    "tts": {"coqui": "rtvi_actors.tts.coqui:CoquiTts"},
+    "tts": {"coqui": "rtvi_actors.tts.coqui:CoquiTts", "hibari": "rtvi_actors.tts.hibari:HibariTts"},
 }
 """Kind -> short name of a backend -> its class."""
 

@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rtvi_actors.errors import EngineError, ModelMissingError
-from rtvi_actors.llm.context import cut_middle
 from rtvi_actors.llm.engine import ChatMessage
-
-DROP_MESSAGES = 8
-"""Old messages are left out in blocks of so many: in between, the beginning of the prompt stays, and what a model keeps of it."""
-HISTORY_SHARE = 0.75
-"""Part of the context that what comes before the last message may fill."""
+from rtvi_actors.llm.fitting import Fitting, split
 
 
 class ChatPrompt:
@@ -40,7 +35,6 @@ class ChatPrompt:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise ModelMissingError("language models need more packages: run pip install 'rtvi_actors[models]'") from error
-        self._context_tokens = context_tokens
         settings = json.loads(_read(folder / "tokenizer_config.json"))
         template = folder / "chat_template.jinja"
         source = _read(template) if template.exists() else settings.get("chat_template")
@@ -58,7 +52,7 @@ class ChatPrompt:
         self._special = [token.content for token in added if token.special]
         self.end_ids = self._end_ids(folder)
         """Tokens that end an answer."""
-        self._cost = lru_cache(maxsize=2_048)(self._message_tokens)
+        self._fitting = Fitting(context_tokens, lru_cache(maxsize=2_048)(self._message_tokens))
 
     def encode(self, messages: Sequence[ChatMessage]) -> Any:
         """The prompt for an answer to ``messages``, as far as they fit: an Encoding, with ``ids`` and ``tokens``.
@@ -70,38 +64,16 @@ class ChatPrompt:
 
     def encode_history(self, messages: Sequence[ChatMessage]) -> Any:
         """The beginning that the next prompt has if ``messages``, with an answer as the last, are what comes before its last."""
-        instructions, history = _split(messages)
-        return self._render([*instructions, *self._fit_history(instructions, history)], answer_next=False)
+        instructions, history = split(messages)
+        return self._render([*instructions, *self._fitting.fit_history(instructions, history)], answer_next=False)
 
     def fit(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """What of ``messages`` makes a prompt of at most ``context_tokens``.
-
-        The oldest are left out first, in blocks; never the instructions nor the last one, which loses its middle if it is too long
-        by itself.
-        """
-        instructions, rest = _split(messages)
-        history, last = self._fit_history(instructions, rest[:-1]), rest[-1:]
-        while history and self._count([*instructions, *history, *last]) > self._context_tokens:
-            del history[0]
-        while last and not history and (over := self._count([*instructions, *last]) - self._context_tokens) > 0:
-            text = last[0].content
-            # A token has four characters or so, at least one: this ends.
-            shorter = cut_middle(text, max(len(text) - max(over * 2, 16), 0))
-            if len(shorter) >= len(text):
-                break
-            last = [ChatMessage(last[0].role, shorter)]
-        return [*instructions, *history, *last]
+        """What of ``messages`` makes a prompt of at most ``context_tokens``; see :class:`Fitting`."""
+        return self._fitting.fit(messages)
 
     def detokenizer(self) -> Detokenizer:
         """For the tokens of one answer."""
         return Detokenizer(self._tokenizer)
-
-    def _fit_history(self, instructions: list[ChatMessage], history: Sequence[ChatMessage]) -> list[ChatMessage]:
-        room = self._context_tokens * HISTORY_SHARE
-        dropped = 0
-        while dropped < len(history) and self._count([*instructions, *history[dropped:]]) > room:
-            dropped += DROP_MESSAGES
-        return list(history[dropped:])
 
     def _render(self, messages: Sequence[ChatMessage], *, answer_next: bool) -> Any:
         plain = [{"role": message.role, "content": self._without_special(message.content)} for message in messages]
@@ -118,10 +90,6 @@ class ChatPrompt:
             if token in text:
                 text = text.replace(token, " ")
         return text
-
-    def _count(self, messages: Sequence[ChatMessage]) -> int:
-        """Tokens of the prompt, by its messages: a little too many, never too few, for templates that repeat nothing."""
-        return sum(self._cost(message.role, message.content) for message in messages) + self._cost("assistant", "")
 
     def _message_tokens(self, role: str, content: str) -> int:
         """Tokens of a message with its marks."""
@@ -153,12 +121,6 @@ class Detokenizer:
         """The text that is complete with this token; "" if none is."""
         text: str | None = self._stream.step(self._tokenizer, token_id)
         return text or ""
-
-
-def _split(messages: Sequence[ChatMessage]) -> tuple[list[ChatMessage], list[ChatMessage]]:
-    """The instructions, and the rest."""
-    count = 1 if messages and messages[0].role == "system" else 0
-    return list(messages[:count]), list(messages[count:])
 
 
 def _token(value: Any) -> str:
