@@ -298,7 +298,6 @@ class Config(Section, frozen=True):
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(cache).expanduser().resolve() / "rtvi_actors" / "models"
 
-
     def llm_api_key(self) -> str:
         """The key for the language model's endpoint; "" if the variable ``llm.api_key_env`` is not set. Never log it.
 

@@ -22,6 +22,9 @@ class Client(Protocol):
             ClientGoneError: the connection is over.
         """
 
+    async def send_text(self, text: str) -> None:
+        """Send one text message. Otherwise like :meth:`send_bytes`."""
+
     async def close(self, code: int, reason: str) -> None:
         """Close the connection, within 2 s even if the client reads nothing. Harmless when it is closed already."""
 
@@ -37,19 +40,23 @@ class Outbox:
         """Bytes not yet taken by the connection."""
         self._limit_bytes = limit_bytes
         self._on_overflow = on_overflow
-        self._queue: deque[tuple[bytes, int]] = deque()
+        self._queue: deque[tuple[bytes | str, int]] = deque()
         self._wake = asyncio.Event()
         self._finished = False
 
-    def put(self, data: bytes, *, audio_of: int = 0) -> None:
-        """Queue one message. ``audio_of``: the turn whose audio it is, for :meth:`drop_audio`. Dropped after :meth:`finish`."""
+    def put(self, data: bytes | str, *, audio_of: int = 0) -> None:
+        """Queue one message, binary or text. Dropped after :meth:`finish`.
+
+        ``audio_of``: the turn whose audio it is, for :meth:`drop_audio`.
+        """
         if self._finished:
             return
-        if self.waiting_bytes + len(data) > self._limit_bytes:
+        size_bytes = message_bytes(data)
+        if self.waiting_bytes + size_bytes > self._limit_bytes:
             self.discard()
             self._on_overflow()
             return
-        self.waiting_bytes += len(data)
+        self.waiting_bytes += size_bytes
         self._queue.append((data, audio_of))
         self._wake.set()
 
@@ -57,7 +64,7 @@ class Outbox:
         """Forget audio of turns below ``fence`` that the connection has not taken: those turns are cancelled."""
         dropped = [data for data, turn in self._queue if 0 < turn < fence]
         if dropped:
-            self.waiting_bytes -= sum(map(len, dropped))
+            self.waiting_bytes -= sum(map(message_bytes, dropped))
             self._queue = deque((data, turn) for data, turn in self._queue if not 0 < turn < fence)
 
     def finish(self) -> None:
@@ -67,7 +74,7 @@ class Outbox:
 
     def discard(self) -> None:
         """Take nothing more and forget the rest."""
-        self.waiting_bytes -= sum(len(data) for data, _ in self._queue)
+        self.waiting_bytes -= sum(message_bytes(data) for data, _ in self._queue)
         self._queue.clear()
         self.finish()
 
@@ -80,9 +87,17 @@ class Outbox:
         while True:
             while self._queue:
                 data, _ = self._queue.popleft()
-                await client.send_bytes(data)
-                self.waiting_bytes -= len(data)
+                if isinstance(data, str):
+                    await client.send_text(data)
+                else:
+                    await client.send_bytes(data)
+                self.waiting_bytes -= message_bytes(data)
             if self._finished:
                 return
             self._wake.clear()
             await self._wake.wait()
+
+
+def message_bytes(data: bytes | str) -> int:
+    """How many bytes the message has on the wire."""
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from rtvi_actors.edge.client import Outbox
 from rtvi_actors.edge.join import Join, Output, Play, Typed
 from rtvi_actors.edge.playout import BotStateChanged, Command, Grant, Heard, Playout, PlayoutEvent, SendAudio, Tick, WakeAt
-from rtvi_actors.edge.wire import encode_audio, encode_message
+from rtvi_actors.edge.reports import Reports
+from rtvi_actors.edge.wire import ProtobufWire, Wire
 from rtvi_actors.frames.types import BotState, Cancel, Frame, Played
 from rtvi_actors.observe.latency import ArrivalTimes, Latency
 from rtvi_actors.rtvi.events import AnswerStarted, BotStarted, Event, TurnFigures, UserStarted, UserStopped
@@ -34,6 +35,8 @@ class Conversation:
         figures: latency of the last 50 turns that were heard, oldest first.
         bot_state: silent, thinking or speaking.
         user_speaking: between the user's start and stop, as the client was told.
+        wire: how the client is spoken to; that of Pipecat's clients until it has sent something.
+        reports: what it is told beside the conversation.
     """
 
     def __init__(self, port: StagePort, outbox: Outbox, lead_ms: int, on_silent: Callable[[], None]) -> None:
@@ -41,6 +44,8 @@ class Conversation:
         self.figures: deque[TurnFigures] = deque(maxlen=KEPT_TURNS)
         self.bot_state = "silent"
         self.user_speaking = False
+        self.wire: Wire = ProtobufWire()
+        self.reports = Reports()
         self.arrivals = ArrivalTimes()
         self.playout = Playout(lead_ms, BOT_RATE_HZ)
         self._port = port
@@ -66,6 +71,8 @@ class Conversation:
         """Take one frame of a stage."""
         if isinstance(frame, Cancel):
             self._outbox.drop_audio(frame.fence)
+        for message in self.reports.of_frame(frame):
+            self.send(message)
         self._latency.handle(frame)
         self._execute(self._join.handle(frame))
 
@@ -76,12 +83,12 @@ class Conversation:
     def tell(self, event: Event) -> None:
         """Tell the client what happened."""
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for message in self._translator.handle(event, timestamp):
+        for message in [*self._translator.handle(event, timestamp), *self.reports.of_event(event)]:
             self.send(message)
 
     def send(self, message: Message) -> None:
         """Queue one RTVI message."""
-        self._outbox.put(encode_message(to_json(message)))
+        self._outbox.put(self.wire.encode_message(to_json(message)))
 
     def close(self) -> None:
         """No sound leaves any more."""
@@ -113,7 +120,7 @@ class Conversation:
     def _obey(self, command: Command) -> None:
         match command:
             case SendAudio(turn=turn, pcm=pcm):
-                self._outbox.put(encode_audio(pcm, BOT_RATE_HZ), audio_of=turn)
+                self._send_audio(turn, pcm)
             case Grant(to=to, stream=stream, size_bytes=size_bytes):
                 self._port.grant(to, stream, size_bytes)
             case BotStateChanged(turn=turn, state=state):
@@ -124,6 +131,11 @@ class Conversation:
                 pass  # the timer is set already
             case _:
                 self._happened(command)
+
+    def _send_audio(self, turn: int, pcm: bytes) -> None:
+        data = self.wire.encode_audio(pcm, BOT_RATE_HZ)
+        if data is not None:
+            self._outbox.put(data, audio_of=turn)
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, AnswerStarted):

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 
 from rtvi_actors import config
+from rtvi_actors.edge.client import message_bytes
 from rtvi_actors.edge.conversation import Conversation
+from rtvi_actors.edge.evaluation import Evaluation
 from rtvi_actors.edge.join import Typed
+from rtvi_actors.edge.json_wire import JsonWire
 from rtvi_actors.edge.limits import MessageBudget, Problem, Throttle, check_audio, check_size
 from rtvi_actors.edge.microphone import BATCH_INTERVAL_MS, Microphone
-from rtvi_actors.edge.wire import TEXT_FRAME, AudioIn, MessageIn, decode
+from rtvi_actors.edge.wire import AudioIn, MessageIn, ProtobufWire
 from rtvi_actors.frames.types import ClientMessage, ClientText, TurnRequest
 from rtvi_actors.rtvi import handshake
 from rtvi_actors.rtvi.messages import (
@@ -25,6 +28,7 @@ from rtvi_actors.rtvi.messages import (
     DisconnectBot,
     EnvelopeError,
     Message,
+    RawAudio,
     Request,
     RequestError,
     SendText,
@@ -39,22 +43,33 @@ log = logging.getLogger(__name__)
 
 ABOUT = {"library": "rtvi_actors", "library_version": importlib.metadata.version("rtvi_actors")}
 CAPABILITIES = {"audio_in": True, "audio_out": True, "video_in": False, "screen_in": False, "video_out": False, "metrics": True}
+AUDIO_TYPES = frozenset({"raw-audio", "raw-audio-batch"})
 
 
 class Intake:
-    """The client's messages of one session, one at a time, in the order of their arrival.
+    """The client's messages of one session, one at a time, in the order of their arrival. The kind of the first chooses the wire.
 
-    ``on_disconnect`` is called at disconnect-bot; from then on the microphone is not heard any more.
+    ``on_disconnect`` is called at disconnect-bot; from then on the microphone is not heard any more. ``on_cancel`` is called when
+    a test ends its session.
     """
 
-    def __init__(self, port: StagePort, conversation: Conversation, limits: config.Edge, on_disconnect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        port: StagePort,
+        conversation: Conversation,
+        limits: config.Edge,
+        on_disconnect: Callable[[], None],
+        on_cancel: Callable[[], None],
+    ) -> None:
         self.microphone = Microphone(conversation.arrivals)
         self.budget = MessageBudget(limits.max_messages_per_s, port.now_ms())
         self._port = port
         self._conversation = conversation
         self._limits = limits
         self._on_disconnect = on_disconnect
+        self._evaluation = Evaluation(port, conversation, on_cancel) if limits.eval_messages else None
         self._throttle = Throttle()
+        self._wire_chosen = False
         self._hearing: Timer | None = None
         self._ready = False
         self._leaving = False
@@ -62,20 +77,22 @@ class Intake:
 
     def take(self, data: bytes | str) -> None:
         """Take one WebSocket message: a binary one as bytes, a text frame as str."""
+        if not self._wire_chosen:
+            self._wire_chosen = True
+            self._conversation.wire = JsonWire() if isinstance(data, str) else ProtobufWire()
         now_ms = self._port.now_ms()
-        problem = self.budget.take(now_ms) or check_size(len(data), self._limits.max_message_bytes)
+        problem = self.budget.take(now_ms) or check_size(message_bytes(data), self._limits.max_message_bytes)
         if problem is None:
-            problem = TEXT_FRAME if isinstance(data, str) else self._take_frame(data)
+            problem = self._take_frame(data)
         if problem is not None and self._throttle.allow(problem.kind, now_ms):
             self._conversation.send(error(problem.text))
 
-    def _take_frame(self, data: bytes) -> Problem | None:
-        incoming = decode(data)
+    def _take_frame(self, data: bytes | str) -> Problem | None:
+        incoming = self._conversation.wire.decode(data)
         if isinstance(incoming, AudioIn):
             return self._take_audio(incoming)
         if isinstance(incoming, MessageIn):
-            self._take_message(incoming.text)
-            return None
+            return self._take_message(incoming.text)
         return incoming if isinstance(incoming, Problem) else None
 
     # ------------------------------------------------------------------------------------------------------------- audio
@@ -97,23 +114,28 @@ class Intake:
 
     # ---------------------------------------------------------------------------------------------------------- messages
 
-    def _take_message(self, text: str) -> None:
+    def _take_message(self, text: str) -> Problem | None:
         try:
             message = parse(text, max_depth=self._limits.max_json_depth)
         except EnvelopeError as refusal:
             if refusal.reply is not None:
                 self._conversation.send(refusal.reply)
-            return
+            return None
         try:
-            self._obey(message, request_of(message))
+            return self._obey(message, request_of(message))
         except RequestError as refusal:
-            self._conversation.send(refusal.reply)
+            # Audio comes many times a second, and if one piece is wrong, all are.
+            if message.type not in AUDIO_TYPES or self._throttle.allow(message.type, self._port.now_ms()):
+                self._conversation.send(refusal.reply)
         except Exception as failure:
             log.exception("session %s: %s failed", self._port.session, message.type)
             self._conversation.send(error_response(f"Exception processing message: {failure}", message.id))
+        return None
 
-    def _obey(self, message: Message, request: Request) -> None:
+    def _obey(self, message: Message, request: Request) -> Problem | None:
         match request:
+            case RawAudio(pcm=pcm, rate_hz=rate_hz, channels=channels):
+                return self._take_audio(AudioIn(pcm, rate_hz, channels))
             case ClientReady():
                 self._client_ready(message)
             case SendText():
@@ -122,7 +144,9 @@ class Intake:
                 self._leaving = True
                 self._on_disconnect()
             case ClientCustom():
-                self._forward(message)
+                if self._evaluation is None or not self._evaluation.take(message.id or "", request):
+                    self._forward(message)
+        return None
 
     def _client_ready(self, message: Message) -> None:
         replies, version = handshake.ready(message, ABOUT, CAPABILITIES)

@@ -80,7 +80,7 @@ class EdgeSession:
         )
         self._outbox = Outbox(config.edge.send_buffer_bytes, self._too_slow)
         self._conversation = Conversation(self._port, self._outbox, config.edge.lead_ms, self._bot_silent)
-        self._intake = Intake(self._port, self._conversation, config.edge, self._leave)
+        self._intake = Intake(self._port, self._conversation, config.edge, self._leave, self._cancelled)
         self._attachment = Attachment(self._port)
         self._leaving = False
         self._ending: _Ending | None = None
@@ -204,6 +204,10 @@ class EdgeSession:
             self._leaving = True
             self._port.call_later(LEAVE_DEADLINE_MS, lambda: self._end(_Ending("disconnect-bot", CLOSED)))
             self._leave_if_silent()
+
+    def _cancelled(self) -> None:
+        """The test that drives this session has ended it."""
+        self._end(_Ending("cancelled by the client", CLOSED))
 
     def _bot_silent(self) -> None:
         if self._leaving:

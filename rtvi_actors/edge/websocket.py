@@ -62,8 +62,15 @@ class WebSocketClient:
 
     async def send_bytes(self, data: bytes) -> None:
         """See :class:`Client`."""
+        await self._send({"type": "websocket.send", "bytes": data})
+
+    async def send_text(self, text: str) -> None:
+        """See :class:`Client`."""
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def _send(self, message: dict[str, Any]) -> None:
         try:
-            await self._socket.send({"type": "websocket.send", "bytes": data})
+            await self._socket.send(message)
         except (OSError, WebSocketDisconnect, RuntimeError) as error:
             # RuntimeError is how Starlette says that the socket was closed before.
             raise ClientGoneError(str(error)) from error

@@ -176,7 +176,10 @@ class TurnStarted(Frame):
 
 @dataclass(frozen=True, slots=True)
 class TurnMayEnd(Frame):
-    """speaking > stt, behind the audio: decode the turn's audio up to ``last_sample`` (exclusive) as the final of ``attempt``."""
+    """speaking > stt, behind the audio: decode the turn's audio up to ``last_sample`` (exclusive) as the final of ``attempt``.
+
+    speaking > edge: the user is silent, and the turn goes on.
+    """
 
     LANE: ClassVar[Lane] = "data"
     last_sample: int
@@ -275,7 +278,9 @@ class BotAudio(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Marks(Frame):
-    """tts > edge: ``[[sample, char], ...]``: character ``char`` of the clause begins at ``sample``; both rise."""
+    """tts > edge, before the clause's audio: ``[[sample, char], ...]``, both rising. With ``sample`` samples, all characters of the
+    clause before ``char`` are said.
+    """
 
     LANE: ClassVar[Lane] = "data"
     clause: int

@@ -64,6 +64,18 @@ class Context:
         """The answer of ``turn`` as far as it was heard: all ``clauses`` before ``clause``, and ``char`` characters of it."""
         self._append(Message(turn, 1, "assistant", heard_text(clauses, clause, char), interrupted))
 
+    def replace(self, messages: Sequence[tuple[str, str]]) -> None:
+        """The conversation so far is ``messages`` (role and text: system, user, assistant). System texts are the instructions."""
+        instructions = [text for role, text in messages if role == "system"]
+        if instructions:
+            self.instructions = "\n".join(instructions)
+        # One turn for each, before the one that comes next, so that the oldest can be forgotten first.
+        said = [(role, text) for role, text in messages if role != "system"]
+        behind = self._messages[-1].turn if self._messages else 0
+        self._messages = []
+        for place, (role, text) in enumerate(said, behind + 1 - len(said)):
+            self._append(Message(place, 1, role, text.strip()))
+
     def messages(self, turn: int = 0, user_text: str = "") -> list[ChatMessage]:
         """The prompt. With ``user_text``: as if that had been said in ``turn``, without keeping it. If it is kept, once.
 

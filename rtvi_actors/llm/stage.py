@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
@@ -90,6 +91,8 @@ class LlmStage:
         self._hooks: SessionHooks | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
+        self._silent = False
+        """A test wants answers as text only."""
         self._closed = False
 
     # ------------------------------------------------------------------------------------------------------ as a Stage
@@ -119,10 +122,18 @@ class LlmStage:
         if self._engine.receive(frame):
             return
         if isinstance(frame, ClientMessage):
-            if frame.type == "client-ready":
-                self._start_bot()
+            self._take_message(frame)
             return
         self._do(self._table.handle(frame, self._port.now_ms()))
+
+    def _take_message(self, message: ClientMessage) -> None:
+        match message.type:
+            case "client-ready":
+                self._start_bot()
+            case "eval-connect":
+                self._silent = bool(json.loads(message.data)["skip_tts"])
+            case "eval-context":
+                self.context.replace([(role, text) for role, text in json.loads(message.data)["messages"]])
 
     def peer_lost(self, role: Role) -> None:
         """Nobody plays ``role`` now."""
@@ -184,7 +195,7 @@ class LlmStage:
         self._do(self._table.wake(self._port.now_ms()))
 
     def _begin(self, begin: turns.Begin) -> None:
-        answer = Answer(self._port, begin.turn, begin.attempt, spoken=begin.audio, committed=begin.committed)
+        answer = Answer(self._port, begin.turn, begin.attempt, spoken=begin.audio and not self._silent, committed=begin.committed)
         if not begin.text.strip():
             pieces = _said("")
         elif "on_turn" in self._bot.overrides:
@@ -195,7 +206,7 @@ class LlmStage:
 
     def _say(self, say: turns.Say) -> None:
         text = self._says.begin(say.turn, say.request)
-        answer = Answer(self._port, say.turn, 1, spoken=True, committed=True)
+        answer = Answer(self._port, say.turn, 1, spoken=not self._silent, committed=True)
         self._run(answer, "", _said(text), reason="say")
 
     def _run(self, answer: Answer, user_text: str, pieces: AsyncGenerator[LlmPiece, None], reason: str = "stop") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import math
 import re
@@ -66,6 +68,15 @@ class SendText:
 
 
 @dataclass(frozen=True, slots=True)
+class RawAudio:
+    """raw-audio, raw-audio-batch: a piece of the user's audio, PCM16 LE, as the sender labelled it. Not checked yet."""
+
+    pcm: bytes
+    rate_hz: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientCustom:
     """client-message: the application's own ``t`` and ``d``."""
 
@@ -73,7 +84,7 @@ class ClientCustom:
     d: Any
 
 
-Request: TypeAlias = ClientReady | DisconnectBot | SendText | ClientCustom
+Request: TypeAlias = ClientReady | DisconnectBot | SendText | RawAudio | ClientCustom
 
 
 def to_json(message: Message) -> str:
@@ -206,6 +217,34 @@ def _send_text(data: dict[str, Any]) -> SendText:
     return SendText(_text(data, "content"), _flag(options, "run_immediately"), _flag(options, "audio_response"))
 
 
+def _raw_audio(data: dict[str, Any]) -> RawAudio:
+    return RawAudio(_pcm(data.get("base64Audio"), "base64Audio"), _integer(data, "sampleRate"), _integer(data, "numChannels"))
+
+
+def _raw_audio_batch(data: dict[str, Any]) -> RawAudio:
+    batch = data.get("base64AudioBatch")
+    if not isinstance(batch, list):
+        raise ValueError("base64AudioBatch must be an array")
+    pcm = b"".join(_pcm(piece, "base64AudioBatch") for piece in batch)
+    return RawAudio(pcm, _integer(data, "sampleRate"), _integer(data, "numChannels"))
+
+
+def _pcm(value: Any, key: str) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string of base64")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"{key} is not valid base64") from None
+
+
+def _integer(data: dict[str, Any], key: str) -> int:
+    value = data.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key} must be an integer")
+    return value
+
+
 def _client_message(data: dict[str, Any]) -> ClientCustom:
     return ClientCustom(_text(data, "t"), data.get("d"))
 
@@ -236,5 +275,7 @@ _REQUESTS: dict[str, Callable[[dict[str, Any]], Request]] = {
     "client-ready": _client_ready,
     "disconnect-bot": _disconnect_bot,
     "send-text": _send_text,
+    "raw-audio": _raw_audio,
+    "raw-audio-batch": _raw_audio_batch,
     "client-message": _client_message,
 }

@@ -172,7 +172,7 @@ class SpeakingStage:
                     if first_sample + WINDOW_SAMPLES > from_sample:
                         self._forward(first_sample, window)
             case MayEnd(turn, attempt, last_sample):
-                self._tell(("stt",), TurnMayEnd(last_sample, turn=turn, attempt=attempt))
+                self._tell(("stt", "edge"), TurnMayEnd(last_sample, turn=turn, attempt=attempt))
             case Resumed(turn, attempt):
                 self._tell(_ALL, SpeechResumed(turn=turn, attempt=attempt))
             case EndTurn(turn, attempt, last_sample):

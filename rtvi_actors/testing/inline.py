@@ -264,6 +264,9 @@ class _Client:
             case AudioIn():
                 pass  # heard text is told by messages
 
+    async def send_text(self, text: str) -> None:
+        raise NotImplementedError("this client speaks protobuf")
+
     async def close(self, code: int, reason: str) -> None:
         self.closed = f"{reason} ({code})"
 

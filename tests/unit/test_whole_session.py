@@ -274,6 +274,9 @@ class Talk:
                 message = json.loads(text)
                 self.got.append((message["type"], message.get("data")))
 
+    async def send_text(self, text: str) -> None:
+        raise NotImplementedError("this client speaks protobuf")
+
     async def close(self, code: int, reason: str) -> None:
         self.closed = code
 

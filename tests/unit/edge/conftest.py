@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import json
 import time
@@ -16,7 +17,7 @@ from rtvi_actors.edge.admission import Lease
 from rtvi_actors.edge.client import ClientGoneError
 from rtvi_actors.edge.session import EdgeSession
 from rtvi_actors.edge.sessions import Sessions
-from rtvi_actors.edge.wire import AudioIn, MessageIn, decode, encode_message
+from rtvi_actors.edge.wire import AudioIn, MessageIn, decode, encode_audio, encode_message
 from rtvi_actors.errors import CapacityError
 from rtvi_actors.frames.types import (
     Attach,
@@ -112,6 +113,7 @@ class FakeAdmission:
     def __init__(self) -> None:
         self.places = 4
         self.given = 0
+        self.asked = 0
         self.taken: set[str] = set()
         self.released: list[tuple[str, bool]] = []
         self.unused: list[str] = []
@@ -134,11 +136,21 @@ class FakeAdmission:
         if len(self.taken) >= self.places:
             raise CapacityError("all places are in use", 1_500)
 
+    async def status(self) -> dict[str, Any]:
+        self.asked += 1
+        return {
+            "app": "rtvi_actors",
+            "capacity": {"sessions": len(self.taken), "max_sessions": 4, "free": 1, "granted": self.given, "refused": 0},
+            "sessions": [{"session": session, "edge": "app/edge/0", "age_s": 1.5, "actors": {}} for session in sorted(self.taken)],
+            "engines": [{"kind": "stt", "state": "up", "pid": 7, "path": "/tmp/x.sock", "memory_bytes": 1_048_576}],
+        }
+
 
 class FakeClient:
-    """A client that reads everything, unless it is stalled or gone."""
+    """A client that reads everything, unless it is stalled or gone. It speaks protobuf, or ``json``."""
 
-    def __init__(self) -> None:
+    def __init__(self, json_wire: bool = False) -> None:
+        self.json_wire = json_wire
         self.wire: list[AudioIn | MessageIn] = []
         self.closed: tuple[int, str] | None = None
         self.reading = asyncio.Event()
@@ -152,7 +164,15 @@ class FakeClient:
             raise ClientGoneError("gone")
         received = decode(data)
         assert isinstance(received, AudioIn | MessageIn)
+        assert not self.json_wire, "a binary message to a client that speaks JSON"
         self.wire.append(received)
+
+    async def send_text(self, text: str) -> None:
+        await self.reading.wait()
+        if self.gone:
+            raise ClientGoneError("gone")
+        assert self.json_wire, "a text message to a client that speaks protobuf"
+        self.wire.append(MessageIn(text))
 
     async def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
@@ -161,7 +181,15 @@ class FakeClient:
         self._incoming.put_nowait(data)
 
     def request(self, kind: str, data: Any = None, request_id: str = "r1") -> None:
-        self.send(encode_message(json.dumps({"label": "rtvi-ai", "type": kind, "id": request_id, "data": data})))
+        text = json.dumps({"label": "rtvi-ai", "type": kind, "id": request_id, "data": data})
+        self.send(text if self.json_wire else encode_message(text))
+
+    def send_audio(self, pcm: bytes, rate_hz: int = 16_000, channels: int = 1) -> None:
+        if self.json_wire:
+            encoded = base64.b64encode(pcm).decode()
+            self.request("raw-audio", {"base64Audio": encoded, "sampleRate": rate_hz, "numChannels": channels})
+        else:
+            self.send(encode_audio(pcm, rate_hz, channels))
 
     def leave(self) -> None:
         self.gone = True
@@ -200,10 +228,10 @@ class Edge:
         self.stages.sessions = self.sessions
         self.serving: list[asyncio.Task[None]] = []
 
-    async def connect(self, token: str = "") -> tuple[EdgeSession, FakeClient]:
+    async def connect(self, token: str = "", *, json_wire: bool = False) -> tuple[EdgeSession, FakeClient]:
         """A session with its client, as the WebSocket door makes it."""
         session = await self.sessions.open(token)
-        client = FakeClient()
+        client = FakeClient(json_wire)
 
         async def serve() -> None:
             try:

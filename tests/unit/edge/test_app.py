@@ -85,7 +85,7 @@ async def greet(client: ClientConnection) -> None:
 async def test_routes(web: Web) -> None:
     assert (await web.get("/health")).json() == {"status": "up"}
     assert (await web.get("/ready")).json() == {"status": "ready"}
-    assert "/ws" in (await web.get("/")).text
+    assert "/ws" in (await web.get("/about")).text
     missing = await web.get("/nowhere")
     assert (missing.status_code, missing.json()) == (404, {"detail": "Not Found"})
     assert (await web.get("/health", Origin="https://example.org")).headers["access-control-allow-origin"] == "*"
@@ -230,12 +230,22 @@ async def test_a_resetting_client_frees_its_place(web: Web, until: Any) -> None:
 
 async def test_what_is_no_frame_is_answered_and_the_session_goes_on(web: Web) -> None:
     async with connect(web.ws) as client:
-        for data in ("text", b"garbage", bytes(LIMIT + 1), bytes(15 * LIMIT)):
+        for data in (b"garbage", "text", bytes(LIMIT + 1), bytes(15 * LIMIT)):
             await client.send(data)
         # Both large ones are of one kind, which is told once a second.
         errors = [await message(client) for _ in range(3)]
         assert [error["data"]["fatal"] for error in errors] == [False] * 3
         await greet(client)
+
+
+async def test_a_client_that_begins_with_text_is_served_in_text(web: Web) -> None:
+    async with connect(web.ws) as client:
+        for data in ("{", READY, '{"label": "rtvi-ai", "type": "client-ready", "id": "r2", "data": {"version": "2.2.0"}}'):
+            await client.send(data)
+        async with asyncio.timeout(5):
+            received = [json.loads(await client.recv(decode=True)) for _ in range(3)]
+        assert [told["type"] for told in received] == ["error", "error", "bot-ready"]
+        assert [told["data"].get("fatal", False) for told in received] == [False] * 3
 
 
 async def test_a_message_far_over_the_limit_closes_the_connection(web: Web, until: Any) -> None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 class Sink:
     def __init__(self) -> None:
-        self.got: list[bytes] = []
+        self.got: list[bytes | str] = []
         self.open = asyncio.Event()
         self.open.set()
         self.gone = False
@@ -23,6 +23,10 @@ class Sink:
         if self.gone:
             raise ClientGoneError
         self.got.append(data)
+
+    async def send_text(self, text: str) -> None:
+        await self.open.wait()
+        self.got.append(text)
 
     async def close(self, code: int, reason: str) -> None:
         raise AssertionError("an outbox closes nothing")
@@ -47,6 +51,20 @@ async def test_everything_is_written_in_order_until_it_is_finished() -> None:
     outbox.put(b"4")
     await asyncio.wait_for(writing, 1)
     assert sink.got == [b"1", b"2", b"3"]
+    assert outbox.waiting_bytes == 0
+
+
+async def test_text_leaves_as_text_and_counts_by_its_bytes() -> None:
+    outbox, sink = Outbox(10, Overflow()), Sink()
+    outbox.put("é€", audio_of=1)
+    outbox.put("x")
+    assert outbox.waiting_bytes == 6
+    outbox.drop_audio(2)
+    assert outbox.waiting_bytes == 1
+    outbox.put("\U0001f600")
+    outbox.finish()
+    await asyncio.wait_for(outbox.write_to(sink), 1)
+    assert sink.got == ["x", "\U0001f600"]
     assert outbox.waiting_bytes == 0
 
 

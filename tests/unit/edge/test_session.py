@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rtvi_actors.edge import session as session_module
-from rtvi_actors.edge.wire import encode_audio, encode_message
+from rtvi_actors.edge.wire import MessageIn, decode, encode_audio, encode_message
 from rtvi_actors.frames.types import (
     Attach,
     Audio,
@@ -60,11 +60,16 @@ async def test_client_ready_is_answered_and_the_bot_starts_after_it(edge: Any, u
 # -------------------------------------------------------------------------------------------------------- the microphone
 
 
-async def test_a_burst_of_buffered_audio_loses_nothing(edge: Any, until: Any) -> None:
-    _, client = await edge.connect()
-    pcm = bytes(range(256)) * 375  # 3 s
-    for start in range(0, len(pcm), 530):
-        client.send(encode_audio(pcm[start : start + 530], 16_000))
+@pytest.mark.parametrize("json_wire", [False, True])
+async def test_a_burst_of_buffered_audio_and_what_follows_lose_nothing(edge: Any, until: Any, json_wire: bool) -> None:
+    _, client = await edge.connect(json_wire=json_wire)
+    pcm = bytes(range(256)) * 690  # 5.5 s
+    burst, piece = 5 * 32_000, 530
+    for start in range(0, burst, piece):
+        client.send_audio(pcm[start : start + piece])
+    for start in range(-(-burst // piece) * piece, len(pcm), 1_280):
+        client.send_audio(pcm[start : start + 1_280])
+        await asyncio.sleep(0.01)
     whole = len(pcm) // 1_024
     await until(lambda: len(edge.stages.got("speaking", Audio)) == whole)
     windows = edge.stages.got("speaking", Audio)
@@ -72,10 +77,11 @@ async def test_a_burst_of_buffered_audio_loses_nothing(edge: Any, until: Any) ->
     assert b"".join(window.pcm for window in windows) == pcm[: whole * 1_024]
 
 
-async def test_other_rates_and_two_channels_become_16_khz_mono(edge: Any, until: Any) -> None:
-    _, client = await edge.connect()
+@pytest.mark.parametrize("json_wire", [False, True])
+async def test_other_rates_and_two_channels_become_16_khz_mono(edge: Any, until: Any, json_wire: bool) -> None:
+    _, client = await edge.connect(json_wire=json_wire)
     for _ in range(50):
-        client.send(encode_audio(bytes(4 * 960), 48_000, 2))  # 20 ms
+        client.send_audio(bytes(4 * 960), 48_000, 2)  # 20 ms
     await until(lambda: len(edge.stages.got("speaking", Audio)) >= 29)
     assert {len(window.pcm) for window in edge.stages.got("speaking", Audio)} == {1_024}
 
@@ -83,15 +89,18 @@ async def test_other_rates_and_two_channels_become_16_khz_mono(edge: Any, until:
 # --------------------------------------------------------------------------------------------------------------- bad input
 
 
-def rtvi(**fields: Any) -> bytes:
+def rtvi_text(**fields: Any) -> str:
     envelope = {"label": "rtvi-ai", "type": "send-text", "id": "x", "data": {"content": "hi"}} | fields
-    return encode_message(json.dumps({key: value for key, value in envelope.items() if value is not ...}))
+    return json.dumps({key: value for key, value in envelope.items() if value is not ...})
 
 
-BAD: list[tuple[str, bytes | str, str | None]] = [
+def rtvi(**fields: Any) -> bytes:
+    return encode_message(rtvi_text(**fields))
+
+
+BAD: list[tuple[str, bytes, str | None]] = [
     ("protobuf garbage", b"hello", "error"),
     ("an empty frame", b"", "error"),
-    ("a text frame", "hello", "error"),
     ("odd audio", encode_audio(b"123", 16_000), "error"),
     ("three channels", encode_audio(bytes(6), 16_000, 3), "error"),
     ("no channel", encode_audio(bytes(6), 16_000, 0), "error"),
@@ -115,9 +124,53 @@ BAD: list[tuple[str, bytes | str, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "answer"), [pytest.param(data, answer, id=name) for name, data, answer in BAD])
-async def test_bad_input_is_answered_and_the_session_goes_on(edge: Any, until: Any, data: Any, answer: str | None) -> None:
-    _, client = await edge.connect()
+def json_bad() -> list[tuple[str, bytes | str, str | None]]:
+    """The same messages on the JSON wire, and what is wrong only there."""
+    same = [(name, incoming.text, answer) for name, data, answer in BAD if isinstance(incoming := decode(data), MessageIn)]
+    good = {"base64Audio": "AAAA", "sampleRate": 16_000, "numChannels": 1}
+    audio: list[tuple[str, dict[str, Any] | None, str]] = [
+        ("no base64", good | {"base64Audio": "???"}, "error-response"),
+        ("base64 cut off", good | {"base64Audio": "AAA"}, "error-response"),
+        ("base64 that is none of ASCII", good | {"base64Audio": "\u00e9\u00e9\u00e9\u00e9"}, "error-response"),
+        ("audio that is a number", good | {"base64Audio": 5}, "error-response"),
+        ("no audio", {"sampleRate": 16_000, "numChannels": 1}, "error-response"),
+        ("no rate", {"base64Audio": "AAAA", "numChannels": 1}, "error-response"),
+        ("a rate that is no integer", good | {"sampleRate": 16_000.5}, "error-response"),
+        ("a rate that is a boolean", good | {"sampleRate": True}, "error-response"),
+        ("audio without data", None, "error-response"),
+        ("odd audio", good, "error"),
+        ("a negative rate", good | {"sampleRate": -16_000}, "error"),
+        ("a rate of a hundred digits", good | {"sampleRate": 10**100}, "error"),
+        ("no channel", good | {"numChannels": 0}, "error"),
+        ("a minute in one piece", good | {"base64Audio": "A" * 800_000, "sampleRate": 8_000}, "error"),
+        ("a batch that is no array", {"base64AudioBatch": "AAAA", "sampleRate": 16_000, "numChannels": 1}, "error-response"),
+    ]
+    sent = [
+        (name, json.dumps({"label": "rtvi-ai", "type": kind, "id": "x", "data": data}), answer)
+        for name, data, answer in audio
+        for kind in ["raw-audio-batch" if data and "base64AudioBatch" in data else "raw-audio"]
+    ]
+    more: list[tuple[str, bytes | str, str | None]] = [
+        ("no text", "", "error"),
+        ("oversize", "x" * 1_200_001, "error"),
+        ("oversize in bytes only", json.dumps("\u00e9" * 700_000, ensure_ascii=False), "error"),
+        ("20,000 arrays", rtvi_text(data={"x": 1}).replace("1", "[" * 20_000 + "]" * 20_000), "error"),
+        ("500,000 open brackets", "[" * 500_000, "error"),
+    ]
+    return [*same, *sent, *more]
+
+
+@pytest.mark.parametrize(
+    ("data", "answer", "json_wire"),
+    [
+        *(pytest.param(data, answer, False, id=name) for name, data, answer in BAD),
+        *(pytest.param(data, answer, True, id=f"json: {name}") for name, data, answer in json_bad()),
+    ],
+)
+async def test_bad_input_is_answered_and_the_session_goes_on(
+    edge: Any, until: Any, data: Any, answer: str | None, json_wire: bool
+) -> None:
+    _, client = await edge.connect(json_wire=json_wire)
     client.send(data)
     await ready(client, until)
     replies = client.messages[:-1]
@@ -135,6 +188,33 @@ async def test_one_report_of_each_kind_of_problem_per_second(edge: Any, until: A
         client.send(encode_audio(b"123", 16_000))
     await ready(client, until)
     assert client.types == ["error", "error", "bot-ready"]
+
+
+async def test_one_report_of_bad_audio_per_second_on_the_json_wire(edge: Any, until: Any) -> None:
+    _, client = await edge.connect(json_wire=True)
+    for _ in range(20):
+        client.request("raw-audio", {"base64Audio": "???", "sampleRate": 16_000, "numChannels": 1})
+        client.send_audio(b"123")
+    await ready(client, until)
+    assert client.types == ["error-response", "error", "bot-ready"]
+
+
+@pytest.mark.parametrize("json_wire", [False, True])
+async def test_the_first_frame_chooses_the_wire_and_the_other_kind_is_told_and_ignored(
+    edge: Any, until: Any, json_wire: bool
+) -> None:
+    _, client = await edge.connect(json_wire=json_wire)
+    client.request("client-ready", READY, "first")
+    client.send(rtvi(type="client-ready", id="other") if json_wire else rtvi_text(type="client-ready", id="other"))
+    client.request("client-ready", READY, "last")
+    await until(lambda: client.types.count("bot-ready") == 2)
+    assert [(message["type"], message.get("id")) for message in client.messages] == [
+        ("bot-ready", "first"),
+        ("error", None),
+        ("bot-ready", "last"),
+    ]
+    assert client.messages[1]["data"]["fatal"] is False
+    assert client.closed is None
 
 
 async def test_a_flood_is_dropped_told_once_and_survived(make_edge: Any, until: Any) -> None:

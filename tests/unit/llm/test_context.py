@@ -161,3 +161,35 @@ def test_bounds_order_and_alternation(taken: list[tuple[str, int, str]]) -> None
     roles = [message.role for message in context.messages()]
     assert roles[0] == "system"
     assert all(first != second for first, second in itertools.pairwise(roles))
+
+
+GIVEN = [("system", "Be rude."), ("user", "I am Ann."), ("assistant", " "), ("user", "I like tea."), ("assistant", "So do I.")]
+
+
+def test_a_replaced_conversation_is_the_given_one_and_goes_on() -> None:
+    context = Context("Be short.")
+    context.append_user(3, "Forget this.")
+    context.append_heard(3, ["Or that."], 1, 0, interrupted=False)
+    context.replace(GIVEN)
+    context.append_user(4, "Who am I?")
+    assert shown(context, 5, "What do I like?") == [
+        ("system", "Be rude."),
+        ("user", "I am Ann.\nI like tea."),
+        ("assistant", "So do I."),
+        ("user", "Who am I?\nWhat do I like?"),
+    ]
+
+
+def test_a_replacement_without_instructions_keeps_those_there_are() -> None:
+    context = Context("Be short.")
+    context.append_user(1, "Forget this.")
+    context.replace([])
+    assert shown(context) == [("system", "Be short.")]
+
+
+def test_a_replacement_is_bounded_and_loses_its_oldest() -> None:
+    context = Context("", max_messages=40)
+    context.replace([("user" if place % 2 == 0 else "assistant", str(place)) for place in range(64)])
+    texts = [message.text for message in context.history]
+    assert texts == [str(place) for place in range(64 - len(texts), 64)]
+    assert 40 - FORGET_MESSAGES <= len(texts) <= 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
@@ -530,4 +531,37 @@ async def test_on_start_that_fails_is_told() -> None:
     await talk.receive(READY)
     await talk.until(lambda: talk.told(Error))
     assert [frame.text for frame in talk.told(Error)] == ["on_start of BadStart failed: RuntimeError: first line"]
+    await talk.close()
+
+
+async def test_a_test_may_replace_the_conversation_and_nothing_runs() -> None:
+    talk = Conversation()
+    data = {"messages": [["system", "Be rude."], ["user", "I am Ann."], ["assistant", "Hello Ann."]]}
+    await talk.receive(ClientMessage(id="1", type="eval-context", data=json.dumps(data).encode()))
+    assert talk.requests == []
+    await talk.receive(started(1), words(1, "Who am I?"), ended(1))
+    assert [(message.role, message.content) for message in talk.requests[0].messages] == [
+        ("system", "Be rude."),
+        ("user", "I am Ann."),
+        ("assistant", "Hello Ann."),
+        ("user", "Who am I?"),
+    ]
+    await talk.close()
+
+
+async def test_a_test_may_silence_the_bot() -> None:
+    talk = Conversation()
+    await talk.receive(ClientMessage(id="1", type="eval-connect", data=b'{"skip_tts": true}'))
+    await talk.receive(started(1), words(1, "Where is Paris?"), ended(1))
+    await talk.answer("In France.")
+    assert [clause.spoken for clause in talk.told(Clause)] == [False]
+    assert talk.port.frames("tts", Clause) == []
+    await talk.close()
+
+
+async def test_the_same_messages_of_an_application_change_nothing() -> None:
+    talk = Conversation()
+    data = {"t": "eval-context", "d": {"messages": [{"role": "user", "content": "I am Ann."}]}}
+    await talk.receive(ClientMessage(id="1", type="client-message", data=json.dumps(data).encode()))
+    assert talk.stage.context.history == ()
     await talk.close()

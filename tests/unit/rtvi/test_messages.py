@@ -13,6 +13,7 @@ from rtvi_actors.rtvi.messages import (
     DisconnectBot,
     EnvelopeError,
     Message,
+    RawAudio,
     RequestError,
     SendText,
     error,
@@ -194,3 +195,28 @@ def test_wrong_data_is_refused(kind: str, data: dict[str, Any] | None) -> None:
 @pytest.mark.parametrize("kind", ["bot-ready", "user-transcription", "no-such-type", "", "Send-Text"])
 def test_types_that_clients_do_not_send_are_refused(kind: str) -> None:
     assert refused(kind, {}) == Message("error-response", {"error": f"Unsupported type {kind}"}, "7")
+
+
+def test_raw_audio_is_what_was_encoded() -> None:
+    message = Message("raw-audio", {"base64Audio": "AQIDBA==", "sampleRate": 16_000, "numChannels": 1}, "1")
+    assert request_of(message) == RawAudio(b"\x01\x02\x03\x04", 16_000, 1)
+    batch = Message("raw-audio-batch", {"base64AudioBatch": ["AQI=", "AwQ="], "sampleRate": 8_000, "numChannels": 2}, "1")
+    assert request_of(batch) == RawAudio(b"\x01\x02\x03\x04", 8_000, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"base64Audio": "AQIDB"}, "base64Audio is not valid base64"),
+        ({"base64Audio": "AQ\nID"}, "base64Audio is not valid base64"),
+        ({"base64Audio": None}, "base64Audio must be a string"),
+        ({"sampleRate": "16000"}, "sampleRate must be an integer"),
+        ({"numChannels": True}, "numChannels must be an integer"),
+    ],
+)
+def test_raw_audio_that_cannot_be_read_is_refused(change: dict[str, Any], problem: str) -> None:
+    data = {"base64Audio": "AQIDBA==", "sampleRate": 16_000, "numChannels": 1} | change
+    with pytest.raises(RequestError) as refused:
+        request_of(Message("raw-audio", data, "1"))
+    assert refused.value.reply.id == "1"
+    assert refused.value.reply.data["error"].startswith(f"Invalid message: {problem}")

@@ -134,7 +134,7 @@ async def test_turn_may_end_goes_behind_the_audio_it_is_about(session: Session) 
     to_stt = session.port.frames("stt")
     assert to_stt[-1] == TurnMayEnd(13 * WINDOW, turn=1, attempt=1)
     assert to_stt[-2].first_sample == 12 * WINDOW
-    assert session.told(TurnMayEnd) == ("stt",)
+    assert session.told(TurnMayEnd) == ("edge", "stt")
 
 
 @unit
