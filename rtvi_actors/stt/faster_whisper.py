@@ -56,7 +56,7 @@ class FasterWhisper:
     """An SttBackend on CTranslate2: int8 on the CPU, float16 on a GPU, greedy unless ``stt.beam`` says otherwise.
 
     A text that is made up of noise is "". One that ran into a loop is decoded again in the window of 30 s; if that loops too, the
-    loop is cut down to its first round.
+    loop is cut down to its first round. Interims are given up half-way, behind the encoder, when a final waits.
 
     ``compute_ns`` of a request is its equal share of the time that its batch took, features included.
     """
@@ -132,6 +132,12 @@ class FasterWhisper:
     # ------------------------------------------------------------------------------------------------ in the thread
 
     def _decode(self, jobs: list[SttJob]) -> None:
+        if jobs[0].request.final:  # a batch is of one kind
+            self._decode_finals(jobs)
+        else:
+            self._decode_interims(jobs)
+
+    def _decode_finals(self, jobs: list[SttJob]) -> None:
         frames = self._frames(jobs[0].request)
         begun_ns = time.monotonic_ns()
         heard = self._hear([job.request for job in jobs], frames)
@@ -150,11 +156,29 @@ class FasterWhisper:
             else:
                 _answer(job, result, share_ns)
 
+    def _decode_interims(self, jobs: list[SttJob]) -> None:
+        """As little work as possible: given up behind the encoder if nobody wants them any more, or a final waits."""
+        begun_ns = time.monotonic_ns()
+        requests = [job.request for job in jobs]
+        encoded = self._encode(requests, self._frames(requests[0]))
+        if all(job.withdrawn for job in jobs) or (self._worker is not None and self._worker.urgent_waits):
+            heard = [_Heard("", 1.0, 0.0, _code(request.language)) for request in requests]
+        else:
+            heard = self._generate(requests, encoded)
+        share_ns = (time.monotonic_ns() - begun_ns) // len(jobs)
+        for job, result in zip(jobs, heard, strict=True):
+            _answer(job, result, share_ns)
+
     def _hear(self, requests: list[SttRequest], frames: int) -> list[_Heard]:
         """Decode in one run; all in a window of ``frames``."""
+        return self._generate(requests, self._encode(requests, frames))
+
+    def _encode(self, requests: list[SttRequest], frames: int) -> Any:
         import numpy as np
 
-        encoded = self._whisper.encode(np.stack([self._features(request.pcm, frames) for request in requests]))
+        return self._whisper.encode(np.stack([self._features(request.pcm, frames) for request in requests]))
+
+    def _generate(self, requests: list[SttRequest], encoded: Any) -> list[_Heard]:
         languages = self._languages(requests, encoded)
         prompts = [self._prompt(language) for language in languages]
         longest_s = max(len(request.pcm) for request in requests) / 2 / SAMPLE_RATE_HZ
@@ -233,9 +257,10 @@ class FasterWhisper:
         """Requests of one shape share a batch: those of one window.
 
         On a CPU a batch of 30 s windows gains nothing and makes all its requests wait for the slowest: there each is decoded alone.
+        So are interims: a final that comes meanwhile waits for one, not for several.
         """
         frames = self._frames(request)
-        return frames if frames == SHORT_FRAMES or self._config.num_gpus > 0 else object()
+        return frames if self._config.num_gpus > 0 or (request.final and frames == SHORT_FRAMES) else object()
 
 
 def _answer(job: SttJob, heard: _Heard, compute_ns: int) -> None:

@@ -141,6 +141,74 @@ async def test_a_withdrawn_request_is_not_decoded(whisper, monkeypatch):
     assert decoded == [32_000, 64_000]
 
 
+async def interim(backend: FasterWhisper, pcm: bytes, session: str = "s1") -> str:
+    [piece] = [piece async for piece in backend.stream(session, SttRequest(pcm=pcm, final=False))]
+    assert piece.compute_ns > 0
+    return piece.text
+
+
+@needs_speech
+async def test_an_interim_is_decoded_like_a_final(whisper):
+    pcm = next(iter(clips().values()))[0][:64_000]
+    assert await interim(whisper, pcm) == (await decode(whisper, pcm)).text != ""
+
+
+@needs_speech
+@pytest.mark.parametrize("why", ["a final waits", "withdrawn"])
+async def test_an_interim_is_given_up_behind_the_encoder(whisper, monkeypatch, why):
+    generated, blocked, go = [], threading.Event(), threading.Event()
+    encode, generate = whisper._encode, whisper._generate
+
+    def encoding(requests, frames):
+        blocked.set()
+        assert go.wait(30)
+        return encode(requests, frames)
+
+    def generating(requests, encoded):
+        generated.extend(requests)
+        return generate(requests, encoded)
+
+    monkeypatch.setattr(whisper, "_encode", encoding)
+    monkeypatch.setattr(whisper, "_generate", generating)
+    pcm = next(iter(clips().values()))[0]
+    unwanted = asyncio.create_task(interim(whisper, pcm, "s1"))
+    assert await asyncio.to_thread(blocked.wait, 30)
+    if why == "withdrawn":
+        unwanted.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unwanted
+        go.set()
+        await decode(whisper, pcm, "s2")
+    else:
+        final = asyncio.create_task(decode(whisper, pcm, "s2"))
+        await waiting(whisper, 1)
+        go.set()
+        assert await unwanted == ""
+        assert (await final).text
+    assert [request.final for request in generated] == [True]
+
+
+@needs_speech
+async def test_interims_are_decoded_one_by_one_on_a_cpu(whisper, monkeypatch):
+    sizes, blocked, go = [], threading.Event(), threading.Event()
+    encode = whisper._encode
+
+    def encoding(requests, frames):
+        sizes.append(len(requests))
+        blocked.set()
+        assert go.wait(30)
+        return encode(requests, frames)
+
+    monkeypatch.setattr(whisper, "_encode", encoding)
+    first = asyncio.create_task(interim(whisper, bytes(32_000), "s0"))
+    assert await asyncio.to_thread(blocked.wait, 30)
+    others = [asyncio.create_task(interim(whisper, bytes(32_000), f"s{n}")) for n in range(1, 4)]
+    await waiting(whisper, 3)
+    go.set()
+    await asyncio.gather(first, *others)
+    assert sizes == [1, 1, 1, 1]
+
+
 async def test_silence_and_nothing_are_no_words(whisper):
     assert (await decode(whisper, bytes(32_000))).text == ""
     assert (await decode(whisper, b"")).text == ""
