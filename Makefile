@@ -8,14 +8,15 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMPS := .setup
+CONSOLE := rtvi_actors/edge/console
 TORCH := torch==2.13.0
 
-.PHONY: help setup demo serve test check bench clean models recordings browser apt
+.PHONY: help setup demo serve console test check bench clean models recordings browser apt
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMPS)/python recordings models  ## virtual environment, packages, models, recordings
+setup: $(STAMPS)/python recordings models console  ## virtual environment, packages, models, recordings, console
 
 demo: setup  ## a spoken conversation in the terminal, then the app stays up (ARGS=--once ends after it)
 	$(BIN)/rtvi-actors demo $(ARGS)
@@ -38,7 +39,7 @@ bench: setup  ## all benchmarks, each with a server of its own, 40 minutes; thei
 
 clean:  ## remove what make made here (not the prepared models)
 	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -rf tests/browser/node_modules tests/browser/dist
+	rm -rf tests/browser/node_modules tests/browser/dist $(CONSOLE)/node_modules $(CONSOLE)/dist
 
 # --- the steps of setup; a stamp marks what need not be done again -----------------------------------------------------------
 
@@ -73,6 +74,15 @@ $(STAMPS)/browser: $(wildcard tests/browser/*.json tests/browser/*.js tests/brow
 	@# Not `npm ci`: it refuses a lock file that a registry without every platform's optional packages has written.
 	cd tests/browser && npm install --no-save --no-audit --no-fund --loglevel=error && npm run --silent build
 	@touch $@
+
+# The page at /. Without Node the server says there how to build it, and all else works.
+console:  ## build the web page that the server shows at /
+	@$(MAKE) --no-print-directory --quiet $(STAMPS)/console || echo "no console: its page will say how to build it, all else works" >&2
+
+$(STAMPS)/console: $(wildcard $(addprefix $(CONSOLE)/,*.json *.js src/*))
+	@command -v npm >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="nodejs npm"
+	cd $(CONSOLE) && npm install --no-save --no-audit --no-fund --loglevel=error && npm run --silent build
+	@mkdir -p $(STAMPS) && touch $@
 
 apt:
 	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }

@@ -18,13 +18,14 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from rtvi_actors import config
-from rtvi_actors.edge import start, websocket
+from rtvi_actors.edge import console, start, websocket
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import CapacityError, ConfigError
 
 ABOUT = """\
 rtvi_actors: a voice bot behind the RTVI protocol.
 
+GET        /                     the console: talk with the bot in a browser
 WebSocket  /ws (or /ws-client)   protobuf frames of Pipecat's WebSocketTransport
 POST       /start (or /connect)  JSON: bot, body; answers where to connect, within 10 s
 GET        /health               200: this process is up
@@ -54,7 +55,10 @@ def build(sessions: Sessions, settings: config.Config) -> Starlette:
 
     return Starlette(
         routes=[
+            *console.routes(sessions, settings),
+            # Also at "/", where there is no console.
             Route("/", _about),
+            Route("/about", _about),
             Route("/health", _health),
             Route("/ready", ready),
             *start.routes(sessions, settings),

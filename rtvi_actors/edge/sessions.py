@@ -200,6 +200,14 @@ class Sessions:
             raise DrainingError("this edge is stopping", 5_000)
         await self._admission.ready()
 
+    async def app_status(self) -> dict[str, Any]:
+        """What the scheduler knows of the whole app.
+
+        Raises:
+            CapacityError: it does not answer.
+        """
+        return await self._admission.status()
+
     @property
     def busy_turns(self) -> int:
         """Sessions in which somebody speaks or is waited for."""

@@ -1,0 +1,105 @@
+// One session with the bot, from connect to its end. Made anew for each connection.
+import { RTVIEvent } from "@pipecat-ai/client-js";
+import { BOT_INTERRUPTED, ConsoleClient, ConsoleTransport } from "./client.js";
+import { Media } from "./media.js";
+
+// From the request for a session to bot-ready. The client itself would wait for ever.
+const CONNECT_DEADLINE_MS = 20000;
+const LOST = "The connection to the server was lost.";
+
+const FORWARDED = [
+  RTVIEvent.TransportStateChanged,
+  RTVIEvent.BotReady,
+  RTVIEvent.DeviceError,
+  RTVIEvent.MicUpdated,
+  RTVIEvent.UserStartedSpeaking,
+  RTVIEvent.UserStoppedSpeaking,
+  RTVIEvent.UserTranscript,
+  RTVIEvent.BotLlmStarted,
+  RTVIEvent.BotLlmStopped,
+  RTVIEvent.BotStartedSpeaking,
+  RTVIEvent.BotStoppedSpeaking,
+  RTVIEvent.BotOutput,
+  RTVIEvent.Metrics,
+  BOT_INTERRUPTED,
+];
+
+export class Session {
+  // onEvent(name, data): what the client reports. onProblem(text): something failed and the session goes on.
+  // onEnded(reason): once, "" when the user ended it. onLevel: see Media.
+  constructor({ microphone, onEvent, onProblem, onEnded, onLevel }) {
+    this._ended = false;
+    this._reason = LOST;
+    this._onEnded = onEnded;
+    this._media = new Media(onLevel);
+    this._client = new ConsoleClient({
+      transport: new ConsoleTransport(this._media, (code, reason) => this._closed(code, reason)),
+      enableMic: microphone,
+      enableCam: false,
+    });
+    for (const name of FORWARDED) this._client.on(name, (data) => onEvent(name, data));
+    this._client.on(BOT_INTERRUPTED, () => this._media.discardPlayback());
+    this._client.on(RTVIEvent.TransportStateChanged, (state) => state === "authenticating" && this._watch());
+    this._client.on(RTVIEvent.BotReady, () => clearTimeout(this._deadline));
+    this._client.on(RTVIEvent.Disconnected, () => this._end());
+    this._client.on(RTVIEvent.MessageError, ({ data }) => onProblem(text(data)));
+    this._client.on(RTVIEvent.Error, ({ data }) => {
+      if (!data.fatal) onProblem(text(data));
+      // The server's own reason is better than the transport's, which comes after it.
+      else if (this._reason === LOST) this._reason = text(data);
+    });
+  }
+
+  // Never raises: whatever goes wrong ends the session, with a reason.
+  async connect() {
+    try {
+      const place = await this._client.startBot({ endpoint: new URL("start", location.href), requestData: { transport: "websocket" } });
+      // Not startBotAndConnect: the user may have left in between.
+      if (!this._ended) await this._client.connect(place);
+    } catch (error) {
+      if (this._reason === LOST) this._reason = error.message || LOST;
+      await this._leave();
+    }
+  }
+
+  async disconnect() {
+    this._reason = "";
+    await this._leave();
+  }
+
+  sendText(content) {
+    return this._client.sendText(content);
+  }
+
+  enableMicrophone(wanted) {
+    this._client.enableMic(wanted);
+  }
+
+  _watch() {
+    this._deadline = setTimeout(() => {
+      this._reason = `The server did not answer within ${CONNECT_DEADLINE_MS / 1000} seconds.`;
+      void this._leave();
+    }, CONNECT_DEADLINE_MS);
+  }
+
+  _closed(code, reason) {
+    if (reason && this._reason === LOST) this._reason = reason;
+    else if (code === 1000 && this._reason === LOST) this._reason = "The server has ended the session.";
+  }
+
+  async _leave() {
+    await this._client.disconnect();
+    this._end();
+  }
+
+  _end() {
+    clearTimeout(this._deadline);
+    if (this._ended) return;
+    this._ended = true;
+    this._onEnded(this._reason);
+  }
+}
+
+function text(data) {
+  return data?.error ?? data?.message ?? "unknown error";
+}
