@@ -28,10 +28,13 @@ class Answer:
 
     To the edge go LlmStarted, LlmText as it comes, each Clause as soon as it is cut, LlmEnded last; to the TTS stage the clauses
     and LlmEnded, unless the answer is text only. White space at its two ends is left out, so that no clause is empty to the
-    ear. The clauses, joined, are what the LlmText frames, joined, are.
+    ear. The clauses, joined, are what the LlmText frames, joined, are, if the answer does not fail.
+
+    ``spoken_error``: what is said instead of an answer that fails before its first clause; "": nothing. It is not the model's: who
+    remembers answers looks at :attr:`excused`.
     """
 
-    def __init__(self, port: StagePort, turn: int, attempt: int, *, spoken: bool, committed: bool) -> None:
+    def __init__(self, port: StagePort, turn: int, attempt: int, *, spoken: bool, committed: bool, spoken_error: str = "") -> None:
         self.turn = turn
         self.attempt = attempt
         self.clauses: list[str] = []
@@ -42,6 +45,9 @@ class Answer:
         self._spoken = spoken
         self.committed = committed
         """The answer counts. Before, it is on trial."""
+        self.excused = False
+        """There is no answer: the clauses only say so."""
+        self._spoken_error = spoken_error
         self._failure: Error | None = None
         self._cutter = ClauseCutter()
         self._space = ""
@@ -60,7 +66,8 @@ class Answer:
     async def run(self, user_text: str, pieces: AsyncGenerator[LlmPiece, None], default_reason: str = "stop") -> None:
         """Send all of it. Waits while the edge or the TTS stage has no room. Cancelling sends nothing more.
 
-        An error of ``pieces`` ends the answer with reason ``error`` and the clauses so far.
+        An error of ``pieces`` ends the answer with reason ``error`` and the clauses so far, or with ``spoken_error`` if there
+        are none.
         """
         self._measured = default_reason != "say"
         self._port.send("edge", LlmStarted(turn=self.turn, attempt=self.attempt, user_text=user_text))
@@ -77,12 +84,12 @@ class Answer:
             if rest := self._cutter.end():
                 await self._give(rest)
         except RtviActorsError as error:
-            self._fail(error)
+            await self._fail(error)
             reason = "error"
         except Exception as error:
             # Whatever it is, the turn must end: the edge waits for LlmEnded.
             log.exception("the answer to turn %d of session %s failed", self.turn, self._port.session)
-            self._fail(EngineError(f"{type(error).__name__}: {error}"))
+            await self._fail(EngineError(f"{type(error).__name__}: {error}"))
             reason = "error"
         self.complete = True
         self._send_totals(last)
@@ -119,13 +126,27 @@ class Answer:
         if self._spoken:
             await self._port.send_credited("tts", "clause", clause, len(text.encode()))
 
-    def _fail(self, error: RtviActorsError) -> None:
+    async def _fail(self, error: RtviActorsError) -> None:
         text = f"the language model failed: {error}" if not str(error).startswith("on_turn") else str(error)
         failure = Error(turn=self.turn, attempt=self.attempt, scope="turn", retryable=error.retryable, text=text)
         if self.committed:
             self._port.send("edge", failure)
         else:
             self._failure = failure
+        if self._spoken_error.strip() and not self.clauses:
+            await self._excuse()
+
+    async def _excuse(self) -> None:
+        """Say that there is no answer. What came of it is not said: half a clause says nothing."""
+        self.excused = True
+        # Whoever failed had all this time: it is not ours.
+        self._compute_ns = max(self._compute_ns, (self._port.now_ms() - self._begun_ms) * NS_PER_MS)
+        text = self._spoken_error.strip()
+        shown = f" {text}" if self._any_text else text
+        await self._port.send_credited(
+            "edge", "text", LlmText(turn=self.turn, attempt=self.attempt, text=shown), len(shown.encode())
+        )
+        await self._give(text)  # in one piece, which sounds better: nothing of it has to be waited for
 
     def _send_totals(self, last: LlmPiece | None) -> None:
         if last is None:

@@ -195,7 +195,14 @@ class LlmStage:
         self._do(self._table.wake(self._port.now_ms()))
 
     def _begin(self, begin: turns.Begin) -> None:
-        answer = Answer(self._port, begin.turn, begin.attempt, spoken=begin.audio and not self._silent, committed=begin.committed)
+        answer = Answer(
+            self._port,
+            begin.turn,
+            begin.attempt,
+            spoken=begin.audio and not self._silent,
+            committed=begin.committed,
+            spoken_error=self._config.spoken_error,
+        )
         if not begin.text.strip():
             pieces = _said("")
         elif "on_turn" in self._bot.overrides:
@@ -231,8 +238,8 @@ class LlmStage:
 
     def _heard(self, heard: turns.Heard) -> None:
         answer = self._answers.pop(heard.turn, None)
-        if answer is None:
-            return
+        if answer is None or answer.excused:
+            return  # an excuse is not remembered: models repeat what they read of themselves
         clauses = answer.clauses
         char = heard.char + sum(len(clause) for clause in clauses[: heard.clause])
         whole = answer.complete and char >= len("".join(clauses).rstrip())
@@ -244,8 +251,8 @@ class LlmStage:
         """The model's answer. The prompt is built when the first piece is asked for."""
         messages = self.context.messages(begin.turn, begin.text)
         request = LlmRequest(messages, max_tokens=self._config.max_tokens, temperature=self._config.temperature)
-        timeout_ms = self._config.timeout_ms
-        async with aclosing(self._engine.stream(request, first_timeout_ms=timeout_ms, idle_timeout_ms=timeout_ms)) as pieces:
+        first_ms, idle_ms = self._config.timeout_ms, self._config.idle_timeout_ms
+        async with aclosing(self._engine.stream(request, first_timeout_ms=first_ms, idle_timeout_ms=idle_ms)) as pieces:
             async for piece in pieces:
                 yield piece
 
