@@ -13,12 +13,13 @@ import concurrent.futures
 import inspect
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from rtvi_actors.errors import EngineError, EngineTimeoutError
+from rtvi_actors.runtime.loop_watch import LoopWatch
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class HookThread:
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._closing = asyncio.Event()
+        self._watch = LoopWatch(f"the bot {bot}", session)
+        self._hooks_running = 0
         self._thread = threading.Thread(target=self._main, name=f"bot-{session}", daemon=True)
         self._thread.start()
 
@@ -87,9 +90,26 @@ class HookThread:
             EngineError: it failed. The text is one line that names ``hook``; the traceback is logged.
         """
         try:
-            return await asyncio.wrap_future(self.submit(_call(function, blocking)))
+            return await asyncio.wrap_future(self.submit(self._call_watched(function, blocking)))
         except Exception as error:
             raise self.failure(hook, error) from error
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """On the hooks' loop, while a hook runs: what blocks the loop is logged. An idle loop need not tick."""
+        if not self._hooks_running:
+            self._watch.start()
+        self._hooks_running += 1
+        try:
+            yield
+        finally:
+            self._hooks_running -= 1
+            if not self._hooks_running:
+                self._watch.stop()
+
+    async def _call_watched(self, function: Callable[[], Any], blocking: bool) -> Any:
+        with self.watched():
+            return await _call(function, blocking)
 
     def submit(self, work: Any) -> concurrent.futures.Future[Any]:
         """Start a coroutine on the hooks' loop."""
@@ -195,6 +215,11 @@ class TurnCall:
     async def _drive(self) -> bool:
         """On the hooks' loop: one task from the call to the last piece, as async context managers of the bot's need it."""
         current_call.set(self)
+        with self._thread.watched():
+            return await self._answer()
+
+    async def _answer(self) -> bool:
+        """Hand on what the hook answers. False: nothing."""
         result = await _call(self._function, self._blocking)
         if result is None:
             return False

@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
 
-TICK_S = 0.1
-"""The loop's lateness is measured this often."""
+from rtvi_actors.runtime import loop_watch
+from rtvi_actors.runtime.loop_watch import LOOK_S, LoopWatch
+
 BEAT_S = 0.25
-"""Peers are told this often."""
+"""Peers are told this often, give or take a look at the loops: the thread wakes up for both at once."""
 LATE_MS = 250
 """A loop that ran later than this was stalled: what it has not read yet proves nothing about its peers."""
 
 
-class Heartbeat:
-    """Ticks on the running event loop, beats on a thread of its own.
+class Heartbeat(LoopWatch):
+    """Ticks on the running event loop, beats on a thread of its own, which also looks after all loops of the process.
 
     ``on_tick`` is called on the loop. After a stall it is skipped once, so that sockets are read first. ``on_beat`` is called
     on the thread with the loop's lag in ms; it must not block.
     """
 
     def __init__(self, name: str, on_tick: Callable[[], None], on_beat: Callable[[int], None]) -> None:
-        self._on_tick = on_tick
+        super().__init__(f"the event loop of {name}")
+        self._call_on_tick = on_tick
         self._on_beat = on_beat
-        self._loop = asyncio.get_running_loop()
-        self._last_lag_ms = 0
         self._postponed = False
-        self._due_ns = 0
-        self._timer = self._next_tick()
         self._stopping = threading.Event()
+        self.start()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {name}", daemon=True)
         self._thread.start()
 
-    def lag_ms(self) -> int:
-        """How late the loop ran at its last tick, or is by now for its next: grows while the loop is blocked. Any thread."""
-        return max(self._last_lag_ms, self._overdue_ms())
-
     def stop(self) -> None:
         """End the ticks and the thread."""
-        self._timer.cancel()
+        super().stop()
         self._stopping.set()
         self._thread.join()
 
-    def _overdue_ms(self) -> int:
-        return max(0, (time.monotonic_ns() - self._due_ns) // 1_000_000)
-
-    def _next_tick(self) -> asyncio.TimerHandle:
-        self._due_ns = time.monotonic_ns() + int(TICK_S * 1e9)
-        return self._loop.call_later(TICK_S, self._tick)
-
-    def _tick(self) -> None:
-        self._last_lag_ms = self._overdue_ms()
-        self._timer = self._next_tick()
+    def on_tick(self, lag_ms: int) -> None:
+        """Call the callback, unless it has to wait for a tick."""
         # Only once in a row: with a loop that is always late, the dead must be found too, and between two ticks it has read.
-        self._postponed = self._last_lag_ms > LATE_MS and not self._postponed
+        self._postponed = lag_ms > LATE_MS and not self._postponed
         if not self._postponed:
-            self._on_tick()
+            self._call_on_tick()
 
     def _beat(self) -> None:
-        while not self._stopping.wait(BEAT_S):
-            self._on_beat(self.lag_ms())
+        beat_s = time.monotonic() + BEAT_S
+        due_s = time.monotonic() + loop_watch.pause_s()
+        while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
+            now_s = time.monotonic()
+            loop_watch.look(int((now_s - due_s) * 1_000))
+            if now_s >= beat_s - LOOK_S:
+                self._on_beat(self.lag_ms())
+                # Absolute, so that beats do not get rarer; but one that came late is not made up for.
+                beat_s = max(beat_s, now_s - BEAT_S) + BEAT_S
+            due_s = now_s + min(BEAT_S, loop_watch.pause_s())
