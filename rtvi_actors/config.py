@@ -157,6 +157,8 @@ class Stt(Engine, frozen=True):
     """A final that is not there by then is given as ""; the turn goes on."""
     short_window: bool = True
     """Decode utterances up to 9.5 s in a window of 10 s instead of 30 s: three times faster."""
+    interim_ms: NotNegative = 500
+    """Least time from one interim transcript to the next while the user talks; more where the model is slow. 0: none."""
 
 
 class Llm(Engine, frozen=True):
