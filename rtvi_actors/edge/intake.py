@@ -43,14 +43,15 @@ log = logging.getLogger(__name__)
 
 ABOUT = {"library": "rtvi_actors", "library_version": importlib.metadata.version("rtvi_actors")}
 CAPABILITIES = {"audio_in": True, "audio_out": True, "video_in": False, "screen_in": False, "video_out": False, "metrics": True}
+MAX_WAITING_TEXTS = 16
+"""Typed texts whose turn has not begun; one more is refused. Fewer than the stages hold, so that none is lost there."""
 AUDIO_TYPES = frozenset({"raw-audio", "raw-audio-batch"})
 
 
 class Intake:
     """The client's messages of one session, one at a time, in the order of their arrival. The kind of the first chooses the wire.
 
-    ``on_disconnect`` is called at disconnect-bot; from then on the microphone is not heard any more. ``on_cancel`` is called when
-    a test ends its session.
+    ``on_disconnect`` is called at disconnect-bot, ``on_cancel`` when a test ends its session.
     """
 
     def __init__(
@@ -71,9 +72,15 @@ class Intake:
         self._throttle = Throttle()
         self._wire_chosen = False
         self._hearing: Timer | None = None
-        self._ready = False
+        self.ready = False
+        """client-ready came."""
+        self.texts = 0
+        """Typed so far."""
         self._leaving = False
-        self._texts = 0
+
+    def deafen(self) -> None:
+        """Hear the microphone no more, and refuse typed texts."""
+        self._leaving = True
 
     def take(self, data: bytes | str) -> None:
         """Take one WebSocket message: a binary one as bytes, a text frame as str."""
@@ -106,7 +113,7 @@ class Intake:
         return problem
 
     def _hear(self) -> None:
-        """Hand windows to the speaking stage; a burst in batches, since links keep only its newest second."""
+        """Hand windows to the speaking stage; a burst in batches, since links keep only its newest ten seconds."""
         for window in self.microphone.pull():
             self._port.send("speaking", window)
         more = self.microphone.waiting_windows > 0
@@ -141,7 +148,6 @@ class Intake:
             case SendText():
                 self._send_text(message.id or "", request)
             case DisconnectBot():
-                self._leaving = True
                 self._on_disconnect()
             case ClientCustom():
                 if self._evaluation is None or not self._evaluation.take(message.id or "", request):
@@ -153,14 +159,18 @@ class Intake:
         self._conversation.set_client_version(version)
         for reply in replies:
             self._conversation.send(reply)
-        if not self._ready:
+        if not self.ready:
             # Repeated, it is answered again, but the bot does not start again.
-            self._ready = True
+            self.ready = True
             self._forward(message)
 
     def _send_text(self, message_id: str, text: SendText) -> None:
-        self._texts += 1
-        request = f"text-{self._texts}"
+        if self._leaving:
+            raise RequestError(error_response("Refused: the session is ending", message_id))
+        if self._conversation.waiting_texts >= MAX_WAITING_TEXTS:
+            raise RequestError(error_response(f"Refused: {MAX_WAITING_TEXTS} texts wait already", message_id))
+        self.texts += 1
+        request = f"text-{self.texts}"
         run = text.run_immediately
         self._conversation.typed(Typed(request, text.content, message_id, run))
         self._port.send("llm", ClientText(request=request, text=text.content, run=run, audio=text.audio_response))

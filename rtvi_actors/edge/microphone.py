@@ -14,9 +14,9 @@ WINDOW_BYTES = WINDOW_SAMPLES * BYTES_PER_SAMPLE
 MAX_WAITING_WINDOWS = 938
 """30 s: what a client may have recorded while it connected. Beyond it the oldest windows are dropped and counted."""
 BATCH_WINDOWS = 16
-"""Windows handed on at a time, half a second: a link keeps the newest second of user audio only."""
-BATCH_INTERVAL_MS = 10
-"""Pause between two batches, in which the link's socket takes them."""
+"""Windows handed on at a time, half a second ..."""
+BATCH_INTERVAL_MS = 20
+"""... and the pause between two batches: 25 times real time, which the speaking stage keeps up with. A link holds ten seconds for it."""
 
 
 class Microphone:

@@ -2,7 +2,7 @@
 
 What happens when a queue is full is part of its meaning, and stated here:
 
-* user audio (:class:`~rtvi_actors.frames.types.Audio`): the newest second of a session stays, the oldest is dropped and counted;
+* user audio (:class:`~rtvi_actors.frames.types.Audio`): the newest ten seconds of a session stay, the oldest is dropped and counted;
 * control frames: none is dropped. A session with more than 256 waiting cannot be served any more and must end;
 * other data: the same beyond 4 MiB of a session. Its bulk never gets there: it waits for credit at its producer.
 """
@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 from rtvi_actors.frames.types import Lane
 
-AUDIO_WAITING_SAMPLES = 16_000
-"""User audio (16 kHz) of one session that may wait: one second."""
+AUDIO_WAITING_SAMPLES = 160_000
+"""User audio (16 kHz) of one session that may wait: ten seconds, what a client may have recorded while it connected."""
 CONTROL_WAITING_FRAMES = 256
 DATA_WAITING_BYTES = 4 * 1024 * 1024
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import selectors
 import time
 from array import array
@@ -294,6 +295,19 @@ class Talk:
         await self._sound(1_000 + self._sentences, ms)
         return f"thing {self._sentences}"
 
+    def recorded(self, *sounds_ms: int) -> list[str]:
+        """What the client recorded before it was connected, all at once: sentences with silence behind each, which is negative."""
+        words = []
+        for ms in sounds_ms:
+            loudness = 0
+            if ms > 0:
+                self._sentences += 1
+                words.append(f"thing {self._sentences}")
+                loudness = 1_000 + self._sentences
+            for _ in range(abs(ms) // 16):
+                self._incoming.put_nowait(encode_audio(array("h", [loudness] * (WINDOW // 2)).tobytes(), 16_000))
+        return words
+
     async def cough(self, ms: int) -> None:
         await self._sound(COUGH, ms)
 
@@ -463,6 +477,26 @@ def test_wherever_it_ends_nothing_is_left(monkeypatch: pytest.MonkeyPatch, seed:
             talk.hang_up()
 
     run(monkeypatch, Talk(seed, lag_s=0.15, fail=0.03, late=0.1), part)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_word_of_what_was_recorded_before_the_connection_is_lost(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    async def part(talk: Talk) -> None:
+        recorded = [(900, -250, 1_200, -1_500, 900), (400, -96, 4_000, -1_000), (-2_000, 700, -2_000, 320, -64)][seed % 3]
+        words = talk.recorded(*recorded)
+        if seed >= 3:
+            words.append(await talk.speak(1_000))
+        finals: list[str] = []
+
+        def heard() -> list[str]:
+            finals[:] = [data["text"] for kind, data in talk.got if kind == "user-transcription" and data["final"]]
+            return [word for word in words if re.search(rf"\b{word}\b", " ".join(finals))]
+
+        await talk.until(lambda: heard() == words, 20)
+        assert heard() == words, finals
+        await talk.check()
+
+    run(monkeypatch, Talk(seed, lag_s=(0.003, 0.15)[seed % 2]), part)
 
 
 def test_a_very_late_answer_and_a_text_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from rtvi_actors.edge.microphone import BATCH_WINDOWS, MAX_WAITING_WINDOWS, Microphone
 from rtvi_actors.edge.wire import AudioIn
+from rtvi_actors.frames.codec import encode
 from rtvi_actors.observe.latency import ArrivalTimes
+from rtvi_actors.runtime.mailbox import Outbox
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +43,17 @@ def test_beyond_the_bound_the_oldest_is_dropped_and_the_count_goes_on() -> None:
     assert microphone.dropped_windows == 5
     assert microphone.waiting_windows == MAX_WAITING_WINDOWS
     assert [first for first, _ in everything(microphone)][:2] == [5 * 512, 6 * 512]
+
+
+def test_a_link_that_nobody_reads_keeps_a_burst_of_ten_seconds() -> None:
+    microphone, waiting = Microphone(ArrivalTimes()), Outbox("data")
+    for _ in range(10 * 62):
+        microphone.push(AudioIn(bytes(512), 16_000, 1), 0)
+    while batch := microphone.pull():
+        for window in batch:
+            assert waiting.push("s1", encode(window, 0), len(window.pcm) // 2) is None
+    assert (microphone.dropped_windows, waiting.dropped_samples) == (0, 0)
+    assert len(waiting) == 10 * 62 // 2
 
 
 def test_arrival_times_are_those_of_the_piece_that_brought_the_sample() -> None:

@@ -25,15 +25,15 @@ def pop_all(outbox: Outbox) -> list[bytes]:
 
 
 class TestAudio:
-    def test_the_newest_second_stays(self) -> None:
+    def test_the_newest_ten_seconds_stay(self) -> None:
         outbox = Outbox("data")
-        for n in range(100):
-            assert outbox.push("a", b"%02d" % n, PIECE) is None
+        for n in range(1_000):
+            assert outbox.push("a", b"%03d" % n, PIECE) is None
         kept = AUDIO_WAITING_SAMPLES // PIECE
         assert len(outbox) == kept
-        assert outbox.dropped_samples == (100 - kept) * PIECE
-        assert outbox.dropped_frames == 100 - kept
-        assert pop_all(outbox) == [b"%02d" % n for n in range(100 - kept, 100)]
+        assert outbox.dropped_samples == (1_000 - kept) * PIECE
+        assert outbox.dropped_frames == 1_000 - kept
+        assert pop_all(outbox) == [b"%03d" % n for n in range(1_000 - kept, 1_000)]
 
     def test_sessions_do_not_count_together(self) -> None:
         outbox = Outbox("data")
@@ -49,7 +49,7 @@ class TestAudio:
         outbox.push("a", b"new", AUDIO_WAITING_SAMPLES)
         assert pop_all(outbox) == [b"may end", b"new"]
 
-    def test_a_piece_longer_than_a_second_stays_when_it_is_the_newest(self) -> None:
+    def test_a_piece_longer_than_that_stays_when_it_is_the_newest(self) -> None:
         outbox = Outbox("data")
         outbox.push("a", b"old", 10)
         outbox.push("a", b"long", 2 * AUDIO_WAITING_SAMPLES)
