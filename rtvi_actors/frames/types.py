@@ -167,11 +167,14 @@ class TurnStarted(Frame):
     """speaking > all: ``turn`` begins. ``source``: speech, text, say, tool. ``request``: that of the TurnRequest, or "".
 
     ``under_bot``: it was opened by speech while the bot was thinking or speaking, and is not confirmed before its Cancel.
+    ``reopens``: the user goes on with this turn, which had ended too early; 0 for none. Once it is confirmed (by its Cancel), the
+    words of both are one message of the user's; before, and if it comes to nothing, the other one is answered by itself.
     """
 
     request: str
     source: str
     under_bot: bool = False
+    reopens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +343,15 @@ class ClientMessage(Frame):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionEnd(Frame):
+    """llm > edge: the application ends the session, once ``turn``, the newest that the bot has answered, is over. ``reason``: for
+    people, or "".
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceUpdate(Frame):
     """edge > the stage concerned: new settings of ``service``."""
 
@@ -444,6 +456,7 @@ KINDS: dict[int, type[Frame]] = {
     62: ServiceUpdate,
     63: ToolCall,
     64: ToolResult,
+    65: SessionEnd,
     80: EngineRequest,
     81: EngineCancel,
     82: EngineData,

@@ -3,6 +3,8 @@
 The final is asked for at TurnMayEnd, while the endpointing wait still runs; if speech resumes, the attempt is void and its request
 withdrawn. SpeechResumed and Cancel travel on another socket than the audio, so they may come before the TurnMayEnd that they void:
 what is void is remembered, never guessed from the order of arrival.
+
+A Cancel voids answers, not what the user said: a turn that ended before it still gets its final.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     from rtvi_actors.config import Config
     from rtvi_actors.runtime.port import StagePort, Timer
 
-MAX_TURNS = 4
-"""Turns whose audio is kept at a time; the oldest beyond it is given up. More than two only if a turn's end went missing."""
+MAX_TURNS = 8
+"""Turns whose audio is kept at a time; the oldest beyond it is given up. More than two only where finals are very late."""
 
 RECEIVERS = ("llm", "speaking", "edge")
 """Who gets the transcript; the model that waits for it first."""
@@ -121,7 +123,7 @@ class SttStage:
         self._client: EngineClient[SttRequest, SttPiece] = EngineClient(port, "stt", SttRequest, SttPiece)
         self._turns: dict[int, _Turn] = {}
         self._fence = 0
-        """Turns below it are void or over."""
+        """Turns below it are void or over, but for those in ``_turns``: they have ended, and their final is still to come."""
 
     async def open(self) -> None:
         """Nothing to prepare."""
@@ -133,7 +135,7 @@ class SttStage:
         match frame:
             case Cancel():
                 self._on_cancel(frame)
-            case Audio() | TurnMayEnd() | SpeechResumed() if frame.turn >= self._fence:
+            case Audio() | TurnMayEnd() | SpeechResumed() if frame.turn >= self._fence or frame.turn in self._turns:
                 self._on_turn(self._turn(frame.turn), frame)
             case TurnStarted(source="speech") if frame.turn >= self._fence:
                 self._turn(frame.turn)
@@ -156,17 +158,25 @@ class SttStage:
         turn = self._turns.get(number)
         if turn is None:
             turn = self._turns[number] = _Turn(number, self._max_samples)
-            while len(self._turns) > MAX_TURNS:
-                self._forget(min(self._turns))
+            if len(self._turns) > MAX_TURNS:
+                self._give_up(self._turns[min(self._turns)])
         return turn
+
+    def _give_up(self, turn: _Turn) -> None:
+        if turn.final is not None and turn.ended:
+            turn.final.stop()
+            self._answer(turn, turn.final, NO_PIECE, [EngineError("speech recognition is too far behind")])
+        if turn.turn in self._turns:
+            self._forget(turn.turn)
 
     def _forget(self, number: int) -> None:
         self._turns.pop(number).stop()
         self._fence = max(self._fence, number + 1)
 
     def _on_cancel(self, frame: Cancel) -> None:
-        for number in [number for number in self._turns if number < frame.fence]:
-            self._forget(number)
+        for number, turn in list(self._turns.items()):
+            if number < frame.fence and turn.ended <= turn.settled:
+                self._forget(number)
         self._fence = max(self._fence, frame.fence)
 
     def _on_turn(self, turn: _Turn, frame: Frame) -> None:

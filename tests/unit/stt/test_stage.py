@@ -22,7 +22,7 @@ from rtvi_actors.frames.types import (
     TurnStarted,
 )
 from rtvi_actors.stt.engine import SttPiece, SttRequest
-from rtvi_actors.stt.stage import SttStages
+from rtvi_actors.stt.stage import MAX_TURNS, SttStages
 from rtvi_actors.testing.fakes import FakePort
 
 pytestmark = pytest.mark.unit
@@ -182,6 +182,32 @@ async def test_cancel_voids_the_turns_below_its_fence(session):
     assert session.finals() == [(2, 1, "The second.")]
 
 
+async def test_a_turn_that_ended_before_the_cancel_still_gets_its_final(session):
+    """The user said it, and went on before it was decoded."""
+    await session.receive(started(1))
+    await session.say(1, 0, 512)
+    await session.receive(ended(1, 1), started(2), Cancel(fence=2, reason="barge-in"))
+    await session.say(1, 512, 512)  # the data lane is late
+    await session.receive(may_end(1, 1, 1_024))
+    await session.say(2, 1_024, 512)
+    await session.receive(may_end(2, 1, 1_536))
+    assert session.withdrawn == []
+    assert len(session.utterance(0).pcm) == 2 * 1_024
+    await session.answer("The first.", index=0)
+    await session.answer("The second.", index=1)
+    assert session.finals() == [(1, 1, "The first."), (2, 1, "The second.")]
+    await session.say(1, 1_024, 512)
+    assert list(session.stage._turns) == [2]
+
+
+async def test_a_final_that_is_too_far_behind_is_empty(session):
+    for turn in range(1, MAX_TURNS + 2):
+        await session.receive(started(turn), ended(turn, 1), Cancel(fence=turn + 1, reason="barge-in"))
+    assert session.finals() == [(1, 1, "")]
+    [error] = session.port.frames("edge", Error)
+    assert "behind" in error.text
+
+
 async def test_a_final_that_does_not_come_in_time_is_empty(session):
     await session.say(1, 0, 512)
     await session.receive(may_end(1, 1, 512))
@@ -273,8 +299,8 @@ async def test_turns_that_never_end_are_given_up(session):
     for turn in range(1, 20):
         await session.say(turn, turn * 1_000, 512)
         await session.receive(may_end(turn, 1, 10**6))
-    assert len(session.stage._turns) == 4
-    assert len(session.withdrawn) == 15
+    assert len(session.stage._turns) == MAX_TURNS
+    assert len(session.withdrawn) == 19 - MAX_TURNS
 
 
 async def test_the_audio_of_a_turn_is_bounded():
