@@ -113,7 +113,6 @@ class FakeAdmission:
     def __init__(self) -> None:
         self.places = 4
         self.given = 0
-        self.asked = 0
         self.taken: set[str] = set()
         self.released: list[tuple[str, bool]] = []
         self.unused: list[str] = []
@@ -135,15 +134,6 @@ class FakeAdmission:
     async def ready(self) -> None:
         if len(self.taken) >= self.places:
             raise CapacityError("all places are in use", 1_500)
-
-    async def status(self) -> dict[str, Any]:
-        self.asked += 1
-        return {
-            "app": "rtvi_actors",
-            "capacity": {"sessions": len(self.taken), "max_sessions": 4, "free": 1, "granted": self.given, "refused": 0},
-            "sessions": [{"session": session, "edge": "app/edge/0", "age_s": 1.5, "actors": {}} for session in sorted(self.taken)],
-            "engines": [{"kind": "stt", "state": "up", "pid": 7, "path": "/tmp/x.sock", "memory_bytes": 1_048_576}],
-        }
 
 
 class FakeClient:
