@@ -16,7 +16,7 @@ MAX_WAITING_WINDOWS = 938
 BATCH_WINDOWS = 16
 """Windows handed on at a time, half a second ..."""
 BATCH_INTERVAL_MS = 20
-"""... and the pause between two batches: 25 times real time, which the speaking stage keeps up with. A link holds ten seconds for it."""
+"""... and the pause between two batches: 25 times real time. The speaking stage keeps up with that; a link holds ten seconds."""
 
 
 class Microphone:

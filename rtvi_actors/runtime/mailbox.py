@@ -2,7 +2,7 @@
 
 What happens when a queue is full is part of its meaning, and stated here:
 
-* user audio (:class:`~rtvi_actors.frames.types.Audio`): the newest ten seconds of a session stay, the oldest is dropped and counted;
+* user audio (:class:`~rtvi_actors.frames.types.Audio`): the newest ten seconds of a session stay, the rest is dropped and counted;
 * control frames: none is dropped. A session with more than 256 waiting cannot be served any more and must end;
 * other data: the same beyond 4 MiB of a session. Its bulk never gets there: it waits for credit at its producer.
 """

@@ -1,4 +1,4 @@
-"""An RTVI client in Python: the protobuf WebSocket wire, a microphone in real time, and an ear that keeps what it hears.
+"""An RTVI client in Python: both WebSocket wires, a microphone in real time, and an ear that keeps what it hears.
 
 ::
 
@@ -24,9 +24,10 @@ from typing import Any, Self
 
 import websockets
 
-from rtvi_actors.edge.wire import AudioIn, MessageIn, decode, encode_audio, encode_message
+from rtvi_actors.edge.wire import AudioIn, MessageIn
 from rtvi_actors.errors import CapacityError, RtviActorsError, SessionClosedError
 from rtvi_actors.testing.recordings import AUDIBLE_RMS, RATE_HZ, audible_samples, rms
+from rtvi_actors.testing.wires import WireName, client_wire
 
 PIECE_MS = 20
 PIECE_BYTES = RATE_HZ * PIECE_MS // 1_000 * 2
@@ -91,13 +92,24 @@ class RtviClient:
         url: ``ws://host:port/ws``.
         version: protocol version told in client-ready.
         microphone: send silence in real time between utterances, as an open microphone does.
+        wire: protobuf, or JSON in text frames, on which the bot's audio is not heard ...
+        capture_bot_audio: ... unless it is asked for, which the server must allow (``edge.eval_messages``).
 
     Raises:
         CapacityError: on entering: the server has no place (HTTP 503).
         RtviActorsError: on entering: no connection, or no bot-ready within ``ready_deadline_s``.
     """
 
-    def __init__(self, url: str, *, version: str = "2.1.0", microphone: bool = True, ready_deadline_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        version: str = "2.1.0",
+        microphone: bool = True,
+        ready_deadline_s: float = 10.0,
+        wire: WireName = "protobuf",
+        capture_bot_audio: bool = False,
+    ) -> None:
         self.url = url
         self.messages: list[Received] = []
         self.audio: list[tuple[bytes, int]] = []
@@ -108,6 +120,8 @@ class RtviClient:
         self._version = version
         self._ready_deadline_s = ready_deadline_s
         self._with_microphone = microphone
+        self._wire = client_wire(wire)
+        self._capture_bot_audio = capture_bot_audio
         self._unsaid: deque[Utterance] = deque()
         """What the microphone has to say, that which it is saying first."""
         self._news = asyncio.Condition()
@@ -119,6 +133,8 @@ class RtviClient:
         started = time.monotonic()
         await self._connect()
         self._tasks = [asyncio.create_task(self._read(), name="client reader")]
+        if self._capture_bot_audio:
+            self.send("client-message", {"t": "eval-connect", "d": {"capture_bot_audio": True}})
         request = self.send("client-ready", {"version": self._version, "about": {"library": "rtvi_actors"}})
         try:
             ready = await self.wait(lambda message: message.type == "bot-ready" and message.id == request, self._ready_deadline_s)
@@ -154,11 +170,11 @@ class RtviClient:
         """Send a message; returns its id. Sent in order with everything else; waits for nothing."""
         identity = uuid.uuid4().hex[:8]
         text = json.dumps({"label": "rtvi-ai", "type": kind, "data": data, "id": identity})
-        self.send_raw(encode_message(text))
+        self.send_raw(self._wire.encode_message(text))
         return identity
 
     def send_raw(self, data: bytes | str) -> None:
-        """Send bytes (or a text frame) as they are, valid or not."""
+        """Send bytes as a binary message, or a text frame, as they are, valid or not."""
         if self._closed:
             raise SessionClosedError("the session is over")
         task = asyncio.ensure_future(self._socket.send(data))
@@ -288,7 +304,7 @@ class RtviClient:
         try:
             async for data in self._socket:
                 at_ns = time.monotonic_ns()
-                incoming = decode(data) if isinstance(data, bytes) else None
+                incoming = self._wire.decode(data)
                 if isinstance(incoming, AudioIn):
                     self.audio.append((incoming.pcm, at_ns))
                 elif isinstance(incoming, MessageIn):
@@ -323,7 +339,7 @@ class RtviClient:
             spoken = utterance.pcm[position : position + PIECE_BYTES] if utterance is not None else silence
             piece = spoken.ljust(PIECE_BYTES, b"\0")
             try:
-                await self._socket.send(encode_audio(piece, RATE_HZ))
+                await self._socket.send(self._wire.encode_audio(piece, RATE_HZ))
             except websockets.exceptions.ConnectionClosed:
                 return
             if utterance is not None:

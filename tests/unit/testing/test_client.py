@@ -15,8 +15,10 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from rtvi_actors.edge.json_wire import JsonWire
 from rtvi_actors.edge.wire import AudioIn, MessageIn, decode, encode_audio, encode_message
 from rtvi_actors.errors import CapacityError, RtviActorsError, SessionClosedError
+from rtvi_actors.rtvi.messages import RawAudio, parse, request_of
 from rtvi_actors.testing.client import BOT_RATE_HZ, PIECE_BYTES, RtviClient, gaps_ms
 
 pytestmark = [pytest.mark.unit, pytest.mark.timeout(30)]
@@ -329,3 +331,62 @@ def arrivals(*chunks: tuple[int, int]) -> list[tuple[bytes, int]]:
 )
 def test_gaps(chunks: list[tuple[int, int]], gaps: list[float]) -> None:
     assert gaps_ms(arrivals(*chunks)) == pytest.approx(gaps)
+
+
+# -------------------------------------------------------------------------------------------------------- the JSON wire
+
+
+class JsonServer(Server):
+    """Reads and writes with the edge's own JSON wire. Its audio is carried from the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wire = JsonWire()
+        self.wire.carry_audio()
+
+    async def handle(self, connection: ServerConnection) -> None:
+        self.connection = connection
+        with contextlib.suppress(ConnectionClosed):
+            async for data in connection:
+                incoming = self.wire.decode(data)
+                assert isinstance(incoming, MessageIn)
+                request = request_of(parse(incoming.text, max_depth=32))
+                if isinstance(request, RawAudio):
+                    self.heard.append(AudioIn(request.pcm, request.rate_hz, request.channels))
+                else:
+                    await self._take(json.loads(incoming.text))
+
+    async def tell(self, kind: str, data: Any = None, identity: str | None = None) -> None:
+        assert self.connection is not None
+        await self.connection.send(json.dumps({"label": "rtvi-ai", "type": kind, "data": data, "id": identity}))
+
+    async def play(self, pcm: bytes) -> None:
+        assert self.connection is not None
+        audio = self.wire.encode_audio(pcm, BOT_RATE_HZ)
+        assert audio is not None
+        await self.connection.send(audio)
+
+
+async def test_a_spoken_turn_on_the_json_wire(until: Any) -> None:
+    async with listening(JsonServer()) as server, RtviClient(server.url, wire="json", capture_bot_audio=True) as client:
+        utterance = client.say(LOUD)
+        await utterance.done.wait()
+        await server.tell_all(ANSWER)
+        await server.tell("bot-started-speaking")
+        await server.play(LOUD)
+        await server.tell("bot-stopped-speaking")
+        turn = await client.turn(utterance)
+        assert (turn.transcripts, turn.answer, turn.audio) == (["hello"], "Good evening.", LOUD)
+    assert [(message["type"], message["data"].get("t")) for message in server.messages] == [
+        ("client-message", "eval-connect"),
+        ("client-ready", None),
+    ]
+    assert server.messages[0]["data"]["d"] == {"capture_bot_audio": True}
+    assert {(audio.rate_hz, audio.channels, len(audio.pcm)) for audio in server.heard} == {(16_000, 1, PIECE_BYTES)}
+    assert LOUD in b"".join(audio.pcm for audio in server.heard)
+
+
+async def test_on_the_json_wire_the_bot_s_audio_is_not_asked_for_by_itself() -> None:
+    async with listening(JsonServer()) as server, RtviClient(server.url, wire="json", microphone=False):
+        pass
+    assert [message["type"] for message in server.messages] == ["client-ready"]
