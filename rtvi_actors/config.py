@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -99,6 +100,77 @@ class Session(Section, frozen=True):
     """How long the bot may go on with what it is saying when the session is to end."""
 
 
+class UnderBot(Section, frozen=True):
+    """What the user must do to interrupt the bot. It pauses first; the interruption is taken back where no words follow."""
+
+    start_windows: Positive
+    """Speech windows in a row that open a turn."""
+    pause_after_ms: Positive
+    """Speech that pauses the bot."""
+    min_words: Positive
+    """Words that interrupt it for good. Backchannels do not count under a bot that speaks."""
+    confirm_after_ms: NotNegative
+    """Speech that interrupts it for good before there are any words; 0: only words do."""
+    resume_after_ms: NotNegative
+    """A paused bot goes on when no words came within this. 0: interruptions are never taken back, and what would pause the bot
+    interrupts it for good."""
+
+
+class WhenThinking(UnderBot, frozen=True):
+    """Speech while the bot has said nothing yet: mostly the user goes on."""
+
+    start_windows: Positive = 2
+    pause_after_ms: Positive = 96
+    min_words: Positive = 1
+    confirm_after_ms: NotNegative = 600
+    resume_after_ms: NotNegative = 2_000
+
+
+class WhenSpeaking(UnderBot, frozen=True):
+    """Speech while the bot speaks: an interruption, a cough, or a backchannel."""
+
+    start_windows: Positive = 2
+    pause_after_ms: Positive = 64
+    min_words: Positive = 1
+    confirm_after_ms: NotNegative = 1_000
+    resume_after_ms: NotNegative = 2_000
+
+
+BACKCHANNELS = (
+    "mhm",
+    "mm-hmm",
+    "mm",
+    "hm",
+    "uh-huh",
+    "uh",
+    "um",
+    "ah",
+    "aha",
+    "oh",
+    "yeah",
+    "yep",
+    "yes",
+    "ok",
+    "okay",
+    "right",
+    "all right",
+    "alright",
+    "sure",
+    "i see",
+    "got it",
+    "of course",
+    "exactly",
+    "really",
+    "wow",
+    "good",
+    "great",
+    "nice",
+    "cool",
+    "fine",
+)
+"""What listeners say while another one speaks (English)."""
+
+
 class Speaking(Section, frozen=True):
     """Who speaks: voice activity, endpointing, barge-in."""
 
@@ -107,21 +179,28 @@ class Speaking(Section, frozen=True):
     vad_release: Annotated[float, Meta(gt=0, lt=1)] = 0.35
     """... and below which it stops to."""
     start_windows: Positive = 2
-    """Speech windows in a row that open a turn."""
+    """Speech windows in a row that open a turn while the bot is silent."""
     silence_windows: Positive = 3
     """Silent windows in a row after which the final is decoded speculatively (TurnMayEnd)."""
     pre_roll_ms: NotNegative = 300
     """Audio from before the first speech that still belongs to the turn."""
+    endpointing: str = "rules"
+    """Who says how likely the user has finished: ``rules``, or a model of yours, ``module:Class`` (``speaking/end_of_turn.py``)."""
     short_wait_ms: Positive = 200
     """Endpointing: silence that ends the turn when its transcript reads as finished ..."""
+    middle_wait_ms: Positive = 500
+    """... when it may be finished or not ..."""
     long_wait_ms: Positive = 800
-    """... and when it does not, or there is none yet."""
+    """... and when it is not, or there is none yet."""
+    reopen_within_ms: NotNegative = 1_000
+    """Who goes on within this of the end of the turn, with the bot not heard yet, says one message; 0: never."""
+    when_thinking: WhenThinking = field(default_factory=WhenThinking)
+    when_speaking: WhenSpeaking = field(default_factory=WhenSpeaking)
+    backchannels: list[str] = field(default_factory=lambda: list(BACKCHANNELS))
+    """Words and phrases that do not interrupt a bot that speaks; none: all do. While it is silent they are answers like any other."""
     pause_after_ms: Positive = 150
-    """Barge-in: speech that pauses the bot."""
     confirm_after_ms: Positive = 500
-    """Barge-in: speech that cancels the bot's turn even without words."""
     resume_after_ms: Positive = 2_000
-    """Barge-in: a paused bot goes on when no words came within this."""
     missing_audio_ms: Positive = 1_500
     """A microphone that delivers nothing for this long in mid-speech ends the turn."""
     max_turn_ms: Positive = 120_000
@@ -344,11 +423,15 @@ def _explain(data: dict[str, Any], message: str) -> str:
 def _check_together(config: Config, source: str) -> None:
     """Rules between keys; each text repeats both values."""
     speaking, scheduler = config.speaking, config.scheduler
-    if speaking.short_wait_ms > speaking.long_wait_ms:
-        raise ConfigError(
-            f"{source}: speaking.short_wait_ms = {speaking.short_wait_ms} must not exceed "
-            f"speaking.long_wait_ms = {speaking.long_wait_ms}"
-        )
+    waits = ("short_wait_ms", "middle_wait_ms", "long_wait_ms")
+    for shorter, longer in pairwise(waits):
+        if getattr(speaking, shorter) > getattr(speaking, longer):
+            raise ConfigError(
+                f"{source}: speaking.{shorter} = {getattr(speaking, shorter)} must not exceed "
+                f"speaking.{longer} = {getattr(speaking, longer)}"
+            )
+    if speaking.endpointing != "rules" and not all(speaking.endpointing.partition(":")):
+        raise ConfigError(f"{source}: speaking.endpointing = {speaking.endpointing!r}: must be rules or module:Class")
     if speaking.vad_release > speaking.vad_threshold:
         raise ConfigError(
             f"{source}: speaking.vad_release = {speaking.vad_release} must not exceed "
