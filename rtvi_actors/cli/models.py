@@ -22,7 +22,9 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", h
 
 @app.command()
 def prepare(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]", help="Models to prepare; without it all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAMES]", help="Models to prepare; without it those that are not optional.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the hashes of everything.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -53,7 +55,9 @@ def list_models(config: ConfigOption = None) -> None:
     for column in ("name", "kind", "package", "state", "size", "licence", "what", "where"):
         table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
     for model in CATALOGUE:
-        package = model.package if model.package_folder() is not None else f"{model.package} (not installed)"
+        package = ", ".join(part.name for part in model.packages) + (
+            "" if model.package_folder() is not None else " (not installed)"
+        )
         state, where = _state(model, loaded)
         size = f"{model.size_bytes / 1e6:.0f} MB"
         table.add_row(model.name, model.kind, package, state, size, model.licence, model.summary, where)
@@ -66,7 +70,7 @@ def _state(model: Model, config: Config) -> tuple[str, str]:
     try:
         return "ready", str(prepared_models.path_of(model.name, config))
     except ModelMissingError as error:
-        return "missing", str(error)
+        return "optional" if model.on_demand else "missing", str(error)
 
 
 def _config(path: Path | None) -> Config:

@@ -22,7 +22,7 @@ from rtvi_actors.cli.local_ray import ray
 from rtvi_actors.config import Config, runtime_folder
 from rtvi_actors.engines.actor import backend_class
 from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, SessionLostError
-from rtvi_actors.models.prepare import missing
+from rtvi_actors.models.prepare import command, missing, path_of
 from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
 
@@ -134,8 +134,10 @@ def check(config: Config) -> None:
     for kind in ENGINE_CLASSES:
         backend_class(kind, getattr(config, kind).backend)
     absent = missing(config)
+    if len(absent) == 1:
+        path_of(absent[0], config)  # says what is wrong with it
     if absent:
-        raise ModelMissingError(f"models not prepared: {', '.join(absent)}; run `rtvi-actors models prepare`")
+        raise ModelMissingError(f"models not prepared: {', '.join(absent)}; run `{command(absent)}`")
     if (other := running.find(config.app.name)) is not None:
         raise ConfigError(f"app {config.app.name!r} runs already at {other.url}; stop it, or choose another name with --app")
     for number in range(config.scheduler.edges if config.edge.port else 0):

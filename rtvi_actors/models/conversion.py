@@ -65,12 +65,15 @@ def _last_line(text: str, code: int) -> str:
 
 def convert(model: Model, models_path: Path, folder: Path, step: Step) -> None:
     """The conversion itself, in this process."""
-    from rtvi_actors.models import piper_to_coqui, smollm2
+    from rtvi_actors.models import parts, piper_to_coqui, smollm2
 
     if model.name == "vits-joe":
         onnx_path, settings_path = model.source_paths()
         step(0.1, "converting Piper's ONNX to a Coqui checkpoint")
         piper_to_coqui.convert(onnx_path, settings_path, folder)
+    elif model.name == "whisper-base":
+        step(0.1, "joining its parts")
+        parts.join(model.source_paths(), folder)
     elif model.made_from:
         step(0.1, "quantizing to int8 for CTranslate2")
         smollm2.transformers_to_ctranslate2(models_path / model.made_from, folder)

