@@ -15,7 +15,7 @@ SAMPLE_RATE_HZ = 16_000
 
 
 class SttRequest(Struct, frozen=True, array_like=True):
-    """One utterance to decode. ``pcm``: PCM16 LE mono, 16 kHz, 29 s at most. ``language``: BCP 47 or "" for the model's own.
+    """One utterance to decode. ``pcm``: PCM16 LE mono, 16 kHz, 29 s at most. ``language``: BCP 47, or "" as configured.
 
     ``final``: its text is kept. If not it is an interim, worth little: it never delays a final, and may be answered with "".
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtvi_actors.engines.batch import BatchQueue
 from rtvi_actors.engines.batch_worker import BatchWorker, Job
-from rtvi_actors.errors import EngineError, ModelMissingError
+from rtvi_actors.errors import ConfigError, EngineError, ModelMissingError
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
 from rtvi_actors.stt.plausible import has_loop, is_made_up, without_loops
@@ -81,6 +81,7 @@ class FasterWhisper:
 
         Raises:
             ModelMissingError: the files or the packages are not there.
+            ConfigError: the model does not know ``stt.language``.
         """
         self._folder = path_of(self._config.model, self._app)
         try:
@@ -98,6 +99,10 @@ class FasterWhisper:
             )
         except (RuntimeError, ValueError) as error:
             raise ModelMissingError(f"stt.model in {self._folder} cannot be loaded: {error}") from error
+        language = self._language(SttRequest(pcm=b""))
+        if language and language not in self._whisper.supported_languages:
+            known = ", ".join(sorted(self._whisper.supported_languages))
+            raise ConfigError(f"stt.language = {self._config.language!r}: stt.model = {self._config.model!r} knows {known}")
         self._prepare_tokens()
         self._worker = BatchWorker("stt-faster-whisper", self._decode, BatchQueue(self._config.max_batch))
 
@@ -116,7 +121,7 @@ class FasterWhisper:
             raise EngineError("the model is not loaded")
         if len(request.pcm) % 2 or len(request.pcm) > MAX_BYTES:
             raise EngineError(f"{len(request.pcm)} bytes are not PCM16 of at most 29 s")
-        self._tokenizer(request.language)  # refuses a language here, not in a batch with others
+        self._tokenizer(self._language(request))  # refuses a language here, not in a batch with others
         shape = self._shape(request)
         async with aclosing(self._worker.stream(session, request, urgent=request.final, shape=shape)) as pieces:
             async for piece in pieces:
@@ -210,10 +215,10 @@ class FasterWhisper:
         return np.pad(features, ((0, 0), (0, frames - features.shape[1]))).astype(np.float32)
 
     def _languages(self, requests: list[SttRequest], encoded: Any) -> list[str]:
-        """Whisper's code of each request's language; what is not given is detected, by a model that knows several."""
+        """Whisper's code of each request's language; detected where neither the request nor the configuration says it."""
         if not self._whisper.model.is_multilingual:
             return ["en"] * len(requests)
-        given = [_code(request.language) for request in requests]
+        given = [self._language(request) for request in requests]
         if all(given):
             return given
         detected = self._whisper.model.detect_language(encoded)
@@ -227,13 +232,18 @@ class FasterWhisper:
         self._tokenizers.clear()
         self._suppressed = list(get_suppressed_tokens(self._tokenizer("en"), [-1]))
 
+    def _language(self, request: SttRequest) -> str:
+        """Whisper's code of the language to hear; "" if it is to be detected."""
+        wanted = request.language or self._config.language
+        return "" if wanted == "auto" else _code(wanted)
+
     def _tokenizer(self, language: str) -> Any:
-        """The tokenizer for ``language`` (BCP 47; "" as English).
+        """The tokenizer for ``language`` (Whisper's code; "" as English).
 
         Raises:
             EngineError: the model does not know the language.
         """
-        code = _code(language) or "en"
+        code = language or "en"
         if code not in self._tokenizers:
             if code not in self._whisper.supported_languages:
                 raise EngineError(f"{self._config.model} does not know the language {language!r}")
