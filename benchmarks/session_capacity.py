@@ -1,7 +1,7 @@
 """How many sessions a machine holds: the same work for each, more and more of them, until they are no longer answered in time.
 
-Each session speaks a recorded utterance every 15 s and is answered with at most 24 tokens. The load is open-loop: an utterance begins
-at its time whether or not the server keeps up, so a server that stalls is not spared. An utterance is lost when no sound of an
+Each session speaks a recorded utterance every 15 s and is answered with at most 24 tokens. The load is open-loop: an utterance
+begins at its time whether or not the server keeps up, so a server that stalls is not spared. An utterance is lost when no sound of an
 answer came before the next one begins. The *knee* is the largest number of sessions without a loss and within the limit.
 
     python benchmarks/session_capacity.py                        shared groups; 1, 2, 4, 6, 8, 10 and 12 sessions, 60 s each
@@ -139,9 +139,7 @@ def configuration(options: argparse.Namespace, folder: Path) -> Path:
         scheduler["warm_groups"] = -(-most // scheduler.get("sessions_per_group", 1))
     data = {**data, "llm": {**data.get("llm", {}), "max_tokens": MAX_TOKENS}, "scheduler": scheduler}
     path = folder / "capacity.toml"
-    lines = [
-        f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in keys.items()) for section, keys in data.items()
-    ]
+    lines = [line for section, keys in data.items() for line in (f"[{section}]", *(f"{key} = {_toml(keys[key])}" for key in keys))]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
