@@ -1,8 +1,8 @@
 """How many sessions a machine holds: the same work for each, more and more of them, until they are no longer answered in time.
 
 Each session speaks a recorded utterance every 15 s and is answered with at most 24 tokens. The load is open-loop: an utterance
-begins at its time whether or not the server keeps up, so a server that stalls is not spared. An utterance is lost when no sound of an
-answer came before the next one begins. The *knee* is the largest number of sessions without a loss and within the limit.
+begins at its time whether or not the server keeps up, so a server that stalls is not spared. An utterance is lost when no sound of
+an answer came before the next one begins. The *knee* is the largest number of sessions without a loss and within the limit.
 
     python benchmarks/session_capacity.py                        shared groups; 1, 2, 4, 6, 8, 10 and 12 sessions, 60 s each
     python benchmarks/session_capacity.py --own --sessions 1 2 4
