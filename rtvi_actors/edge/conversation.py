@@ -63,6 +63,15 @@ class Conversation:
         """Whether a turn is going on: somebody speaks or is waited for."""
         return self.user_speaking or self.bot_state != "silent"
 
+    @property
+    def waiting_texts(self) -> int:
+        """Typed texts whose turn has not begun."""
+        return self._join.waiting_texts
+
+    def is_over(self, turn: int) -> bool:
+        """Whether nothing more comes of ``turn``, which was or will be started."""
+        return self._join.is_over(turn)
+
     def set_client_version(self, version: tuple[int, int, int]) -> None:
         """What the client speaks, from its client-ready."""
         self._translator.client_version = version

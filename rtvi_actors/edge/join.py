@@ -138,6 +138,15 @@ class Join:
                 return [] if turn is None else self._user(turn, event)
         return []
 
+    @property
+    def waiting_texts(self) -> int:
+        """Typed texts that have no turn yet."""
+        return len(self._typed)
+
+    def is_over(self, turn: int) -> bool:
+        """Whether nothing more comes of ``turn``, which was or will be started."""
+        return turn < self._fence or (turn <= self._newest and turn not in self._turns)
+
     def _turn(self, number: int) -> _Turn | None:
         """The turn ``number``, made when it is new; None when it is over or below the fence."""
         turn = self._turns.get(number)

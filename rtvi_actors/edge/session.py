@@ -7,6 +7,7 @@ client, disconnect-bot, a lost stage, a stop of the edge) goes through one place
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -18,9 +19,12 @@ from rtvi_actors.edge.admission import Lease
 from rtvi_actors.edge.attachment import STAGES, Attachment
 from rtvi_actors.edge.client import Client, ClientGoneError, Outbox
 from rtvi_actors.edge.conversation import Conversation
+from rtvi_actors.edge.ending import Command, Deafen, End, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
 from rtvi_actors.edge.intake import Intake
-from rtvi_actors.frames.types import Attach, Attached, Credit, Detach, Error, Frame, Refused, Role
+from rtvi_actors.frames.types import Attach, Attached, ClientMessage, Credit, Detach, Error, Frame, Refused, Role, SessionEnd
 from rtvi_actors.rtvi.events import Failure
+from rtvi_actors.rtvi.messages import Message
+from rtvi_actors.runtime.port import Timer
 from rtvi_actors.runtime.session_port import Links, SessionPort
 
 log = logging.getLogger(__name__)
@@ -28,8 +32,8 @@ log = logging.getLogger(__name__)
 DETACH_DEADLINE_MS = 1_000
 FLUSH_DEADLINE_S = 1.0
 """How long a session that ends waits for its client to take what is queued."""
-LEAVE_DEADLINE_MS = 30_000
-"""How long a bot that was told to disconnect may go on with what it is saying."""
+MAX_REASON_BYTES = 123
+"""Longest reason that a WebSocket's close frame carries."""
 
 CLOSED = 1000
 GOING_AWAY = 1001
@@ -46,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
+class _Close:
     """Why a session ends, and what the client's connection is closed with. ``flush``: what is queued goes out first."""
 
     reason: str
@@ -80,10 +84,14 @@ class EdgeSession:
         )
         self._outbox = Outbox(config.edge.send_buffer_bytes, self._too_slow)
         self._conversation = Conversation(self._port, self._outbox, config.edge.lead_ms, self._bot_silent)
-        self._intake = Intake(self._port, self._conversation, config.edge, self._leave, self._cancelled)
+        self._intake = Intake(self._port, self._conversation, config.edge, self._disconnect, self._cancelled)
         self._attachment = Attachment(self._port)
-        self._leaving = False
-        self._ending: _Ending | None = None
+        self._ending = Ending(config.session, self._port.now_ms())
+        self._seen = Seen()
+        self._last_turn = 0
+        """The turn that the bot wants to finish before the session ends."""
+        self._timer: Timer | None = None
+        self._closing: _Close | None = None
         self._over = asyncio.Event()
         self._detached: bool | None = None
 
@@ -105,50 +113,54 @@ class EdgeSession:
         """
         writer = self._port.spawn(self._write(client), "writer")
         self._port.spawn(self._read(incoming), "reader")
+        self._decide(Tick())
         await self._over.wait()
         # Stages stop at once, while the client still gets what is queued for it.
         await asyncio.gather(self._dismiss(client, writer), self._detach())
 
     async def close(self) -> bool:
         """End the session wherever it is, and give everything back. Says whether no stage holds anything of it any more."""
-        self._end(_Ending("the session is closed", GOING_AWAY))
+        self._stop(_Close("the session is closed", GOING_AWAY))
         await self._detach()
         await self._port.close()
         return bool(self._detached) and not self.failed
 
     def end(self, reason: str) -> None:
-        """End it politely from this side. Returns at once; :meth:`serve` returns when it is done."""
-        self._end(_Ending(reason, GOING_AWAY))
+        """Tell the client that this side stops, and end it. Returns at once; :meth:`serve` returns when it is done."""
+        if self._closing is None:
+            self._tell_end("server-stopping", reason)
+            self._stop(_Close(reason, GOING_AWAY))
 
     def fail(self, reason: str) -> None:
         """It cannot go on: tell the client and end it."""
-        if self._ending is None:
+        if self._closing is None:
             log.warning("session %s fails: %s", self.lease.session, reason)
             self._conversation.tell(Failure(reason, fatal=True))
-            self._end(_Ending(reason, FAILED, failed=True))
+            self._stop(_Close(reason, FAILED, failed=True))
 
-    def _end(self, ending: _Ending) -> None:
-        if self._ending is None:
-            self._ending = ending
+    def _stop(self, closing: _Close) -> None:
+        if self._closing is None:
+            self._closing = closing
             self._conversation.close()
             self._outbox.finish()
             self._over.set()
 
     def _too_slow(self) -> None:
-        self._end(_Ending("the client reads too slowly", TOO_SLOW, flush=False))
+        self._stop(_Close("the client reads too slowly", TOO_SLOW, flush=False))
 
     async def _detach(self) -> None:
         if self._detached is None:
-            reason = self._ending.reason if self._ending else ""
+            reason = self._closing.reason if self._closing else ""
             self._detached = await self._attachment.detach(reason, DETACH_DEADLINE_MS)
 
     async def _dismiss(self, client: Client, writer: asyncio.Task[None]) -> None:
-        assert self._ending is not None
-        if self._ending.flush:
+        assert self._closing is not None
+        if self._closing.flush:
             await asyncio.wait({writer}, timeout=FLUSH_DEADLINE_S)
         writer.cancel()
         await asyncio.wait({writer})
-        await client.close(self._ending.code, self._ending.reason)
+        reason = self._closing.reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        await client.close(self._closing.code, reason)
 
     async def _write(self, client: Client) -> None:
         try:
@@ -158,14 +170,15 @@ class EdgeSession:
 
     async def _read(self, incoming: AsyncIterator[bytes | str]) -> None:
         async for data in incoming:
-            if self._ending is None:
+            if self._closing is None:
                 self._intake.take(data)
+                self._look()
         self._client_gone()
 
     def _client_gone(self) -> None:
         """Never told to the client: there is nobody to tell."""
         self._outbox.discard()
-        self._end(_Ending("the client is gone", CLOSED, flush=False))
+        self._stop(_Close("the client is gone", CLOSED, flush=False))
 
     # -------------------------------------------------------------------------------------------------------- from stages
 
@@ -178,11 +191,15 @@ class EdgeSession:
             self._attachment.receive(frame, role)
         elif isinstance(frame, Credit):
             self._port.credited(peer, frame)
-        elif self._ending is None:
+        elif self._closing is None:
             if isinstance(frame, Error) and frame.scope in ("session", "cluster"):
                 self.fail(frame.text)
+            elif isinstance(frame, SessionEnd):
+                self._last_turn = frame.turn
+                self._leave("bot-ended", frame.reason or "The bot has ended the session.")
             else:
                 self._conversation.receive(frame)
+                self._look()
 
     def peer_down(self, peer: str, reason: str) -> bool:
         """The link to the actor ``peer`` is down. Says whether the session needed it; it fails then."""
@@ -196,34 +213,79 @@ class EdgeSession:
         self._attachment.lost(role, reason)
         self.fail(f"{role} is lost: {reason}")
 
-    # ----------------------------------------------------------------------------------------------------- disconnect-bot
+    # ------------------------------------------------------------------------------------------------ when it ends by itself
 
-    def _leave(self) -> None:
-        """The bot says what is queued, then the session ends."""
-        if not self._leaving:
-            self._leaving = True
-            self._port.call_later(LEAVE_DEADLINE_MS, lambda: self._end(_Ending("disconnect-bot", CLOSED)))
-            self._leave_if_silent()
+    def _disconnect(self) -> None:
+        """disconnect-bot came."""
+        self._leave("disconnect-bot", "The client disconnected the bot.")
+
+    def _leave(self, reason: str, text: str) -> None:
+        """The bot finishes, then the session ends."""
+        self._look()
+        self._decide(Leave(reason, text))
+
+    def _look(self) -> None:
+        """Weigh the conversation as it is now, if it has changed."""
+        conversation = self._conversation
+        seen = Seen(
+            ready=self._intake.ready,
+            user=conversation.user_speaking,
+            bot=conversation.bot_state != "silent",
+            waiting=conversation.waiting_texts > 0 or not conversation.is_over(self._last_turn),
+            texts=self._intake.texts,
+        )
+        if seen != self._seen:
+            self._seen = seen
+            self._decide(seen)
+
+    def _decide(self, event: Event) -> None:
+        if self._closing is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for command in self._ending.handle(event, self._port.now_ms()):
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Prompt(text=text):
+                data = json.dumps({"text": text}).encode()
+                self._port.send("llm", ClientMessage(id="", type="idle-prompt", data=data))
+            case Warn(left_ms=left_ms):
+                self._conversation.send(
+                    Message("server-message", {"type": "session-ending", "reason": "max-session", "ends_in_ms": left_ms})
+                )
+            case Deafen():
+                self._intake.deafen()
+            case End(reason=reason, text=text):
+                self._tell_end(reason, text)
+                self._stop(_Close(text if reason != "disconnect-bot" else reason, CLOSED))
+            case WakeAt(at_ms=at_ms):
+                self._timer = self._port.call_later(max(0, at_ms - self._port.now_ms()), lambda: self._decide(Tick()))
+
+    def _tell_end(self, reason: str, text: str) -> None:
+        """Say why it ends. To JavaScript clients any close is an error that names a number, so they get one that names the cause;
+        but whoever asked for the end knows it.
+        """
+        self._conversation.send(Message("server-message", {"type": "session-ended", "reason": reason, "text": text}))
+        if reason != "disconnect-bot":
+            self._conversation.tell(Failure(text, fatal=True))
 
     def _cancelled(self) -> None:
         """The test that drives this session has ended it."""
-        self._end(_Ending("cancelled by the client", CLOSED))
+        self._stop(_Close("cancelled by the client", CLOSED))
 
     def _bot_silent(self) -> None:
-        if self._leaving:
-            # Not at once: the next answer may be opened by what is being handled now.
-            self._port.call_later(0, self._leave_if_silent)
-
-    def _leave_if_silent(self) -> None:
-        if self._conversation.bot_state == "silent":
-            self._end(_Ending("disconnect-bot", CLOSED))
+        # Not at once: the next answer may be opened by what is being handled now.
+        self._port.call_later(0, self._look)
 
     # ---------------------------------------------------------------------------------------------------------- for people
 
     @property
     def failed(self) -> bool:
         """Whether it ended since it could not go on."""
-        return self._ending is not None and self._ending.failed
+        return self._closing is not None and self._closing.failed
 
     @property
     def busy(self) -> bool:

@@ -274,6 +274,8 @@ async def test_the_stop_tells_clients_that_it_goes_away(web: Web) -> None:
     async with connect(web.ws) as client:
         await greet(client)
         await web.edge.sessions.stop(2.0)
+        assert (await message(client))["data"]["reason"] == "server-stopping"
+        assert (await message(client))["data"]["fatal"] is True
         with pytest.raises(ConnectionClosed) as closed:
             await message(client)
         assert closed.value.rcvd is not None

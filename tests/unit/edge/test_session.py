@@ -20,6 +20,7 @@ from rtvi_actors.frames.types import (
     Detach,
     Error,
     Played,
+    SessionEnd,
     Transcript,
     TurnRequest,
     TurnStarted,
@@ -263,6 +264,20 @@ async def test_typed_text_goes_to_the_llm_and_asks_for_a_turn(edge: Any, until: 
     assert first.request != second.request
 
 
+async def test_a_burst_of_typed_texts_loses_none_without_a_word(edge: Any, until: Any) -> None:
+    _, client = await edge.connect()
+    for number in range(40):
+        client.request("send-text", {"content": f"text {number}"}, f"t{number}")
+    await until(lambda: len(client.messages) == 24)
+    assert [message["id"] for message in client.messages] == [f"t{number}" for number in range(16, 40)]
+    assert {message["type"] for message in client.messages} == {"error-response"}
+    assert [text.text for text in edge.stages.got("llm", ClientText)] == [f"text {number}" for number in range(16)]
+    assert len(edge.stages.got("speaking", TurnRequest)) == 16
+    edge.stages.say("speaking", TurnStarted(turn=1, request="text-1", source="text"))
+    client.request("send-text", {"content": "one more"}, "again")
+    await until(lambda: len(edge.stages.got("llm", ClientText)) == 17)
+
+
 # ------------------------------------------------------------------------------------------------------------------- turns
 
 
@@ -389,8 +404,90 @@ async def test_disconnect_bot_lets_the_bot_finish_and_hears_no_more(edge: Any, u
     await edge.over()
     assert client.closed == (1000, "disconnect-bot")
     assert len(client.audio) >= 9_600
-    assert client.types[-1] == "bot-stopped-speaking"
+    assert client.types[-2:] == ["bot-stopped-speaking", "server-message"]
+    assert client.messages[-1]["data"]["reason"] == "disconnect-bot"
     assert edge.stages.got("speaking", Audio) == []
+
+
+async def test_disconnect_bot_behind_a_typed_text_waits_for_its_answer(edge: Any, until: Any) -> None:
+    _, client = await edge.connect()
+    client.request("send-text", {"content": "bye"}, "t1")
+    client.request("disconnect-bot", None)
+    client.request("send-text", {"content": "and"}, "t2")
+    await until(lambda: client.messages)
+    assert (client.messages[0]["type"], client.messages[0]["id"]) == ("error-response", "t2")
+    assert len(edge.stages.got("llm", ClientText)) == 1
+    edge.stages.say("speaking", TurnStarted(turn=1, request="text-1", source="text"))
+    await asyncio.sleep(0.02)
+    edge.stages.bot_answers("Good bye.", samples=4_800)
+    await edge.over()
+    assert len(client.audio) >= 9_600
+    assert client.types.index("bot-stopped-speaking") < client.types.index("server-message") == len(client.types) - 1
+    assert client.closed == (1000, "disconnect-bot")
+
+
+async def test_disconnect_bot_does_not_wait_for_ever(make_edge: Any) -> None:
+    edge = make_edge(session={"finish_ms": 20})
+    _, client = await edge.connect()
+    client.request("send-text", {"content": "bye"}, "t1")
+    client.request("disconnect-bot", None)
+    await edge.over()
+    assert client.closed == (1000, "disconnect-bot")
+
+
+@pytest.mark.parametrize("text", ["", "We close now. " + "ä" * 100])
+async def test_the_bot_ends_the_session_when_its_last_turn_is_over(edge: Any, until: Any, text: str) -> None:
+    _, client = await edge.connect()
+    edge.stages.say("llm", SessionEnd(turn=1, reason=text))
+    client.send(encode_audio(bytes(4_096), 16_000))
+    # The stages commit a turn each for themselves, so it may come before the edge has heard of its turn.
+    edge.stages.user_says("bye")
+    edge.stages.bot_answers("Good bye.", samples=4_800)
+    await edge.over()
+    assert len(client.audio) >= 9_600
+    assert edge.stages.got("speaking", Audio) == []
+    told = text or "The bot has ended the session."
+    assert client.types[-3:] == ["bot-stopped-speaking", "server-message", "error"]
+    assert client.messages[-2]["data"] == {"type": "session-ended", "reason": "bot-ended", "text": told}
+    assert client.messages[-1]["data"] == {"error": told, "message": told, "fatal": True}
+    code, reason = client.closed or (0, "")
+    assert code == 1000
+    assert told.startswith(reason)
+    assert 0 < len(reason.encode()) <= 123
+    assert edge.admission.released == [("s1", True)]
+
+
+# ------------------------------------------------------------------------------------------------------------ silence, length
+
+
+async def test_a_silent_session_is_prompted_then_ended_and_told(make_edge: Any, until: Any) -> None:
+    edge = make_edge(session={"idle_prompt": "Still there?", "idle_prompt_after_ms": 20, "idle_end_after_ms": 60})
+    _, client = await edge.connect()
+    await ready(client, until)
+    await until(lambda: len(edge.stages.got("llm", ClientMessage)) == 2)
+    prompt = edge.stages.got("llm", ClientMessage)[-1]
+    assert (prompt.type, json.loads(prompt.data)) == ("idle-prompt", {"text": "Still there?"})
+    edge.stages.say("speaking", TurnStarted(turn=1, request="say-1", source="say"))
+    edge.stages.bot_answers("Still there?", samples=960)
+    await edge.over()
+    assert client.types[-3:] == ["bot-stopped-speaking", "server-message", "error"]
+    assert client.messages[-2]["data"]["reason"] == "idle"
+    assert client.messages[-1]["data"]["fatal"] is True
+    assert client.closed == (1000, "Nobody said anything for 0.06 s.")
+    assert edge.admission.released == [("s1", True)]
+
+
+async def test_the_longest_session_is_told_before_its_end(make_edge: Any) -> None:
+    edge = make_edge(session={"max_session_ms": 60, "warning_ms": 30})
+    _, client = await edge.connect()
+    await edge.over()
+    assert client.types == ["server-message", "server-message", "error"]
+    warning, end, error = (message["data"] for message in client.messages)
+    assert (warning["type"], warning["reason"]) == ("session-ending", "max-session")
+    assert 0 < warning["ends_in_ms"] <= 30
+    assert (end["type"], end["reason"]) == ("session-ended", "max-session")
+    assert error["fatal"] is True
+    assert client.closed == (1000, "A session lasts 0.06 s at most.")
 
 
 @pytest.mark.parametrize("role", ["speaking", "stt", "llm", "tts"])
