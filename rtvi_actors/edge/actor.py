@@ -18,6 +18,7 @@ from rtvi_actors.edge.scheduler_client import SchedulerClient
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import SessionLostError
 from rtvi_actors.frames.types import Frame
+from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
 from rtvi_actors.runtime.switchboard import Switchboard
 
@@ -53,7 +54,7 @@ class EdgeActor:
             ConfigError: the port is in use, or the configuration cannot be used.
         """
         config = Config.from_dict(self._config)
-        process.log_to_stderr(self._name, config.app.log_level)
+        process.set_up(self._name, config)
         process.limit_threads(1)
         listener = app.bind(config.edge.host, config.edge.port)
         port = listener.getsockname()[1]
@@ -124,8 +125,9 @@ class EdgeActor:
         peers = {name: dataclasses.asdict(figures) for name, figures in switchboard.peers().items()}
         return {**counters, "peers": peers, "loop_lag_ms": switchboard.loop_lag_ms}
 
-    async def ping(self) -> None:
-        """Answer, which only a process whose event loop runs can."""
+    async def ping(self) -> Figures:
+        """Answer, which only a process whose event loop runs can: with what is to be told of it."""
+        return process.usage() | ({} if self._switchboard is None else self._switchboard.figures())
 
     async def run_until_stopped(self) -> None:
         """Returns at :meth:`stop`. Its reference fails within milliseconds when the process dies."""

@@ -14,6 +14,7 @@ from rtvi_actors.edge.admission import Admission, Lease
 from rtvi_actors.edge.session import EdgeSession, Wanted
 from rtvi_actors.errors import AuthError, CapacityError, DrainingError
 from rtvi_actors.frames.types import Frame
+from rtvi_actors.observe.log_context import about
 from rtvi_actors.runtime.session_port import Links
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class Sessions:
         except BaseException as error:
             if isinstance(error, CapacityError):
                 self.refused += 1
-                log.warning("session %s: %s", lease.session, error)
+                with about(lease.session):
+                    log.warning("session %s: %s", lease.session, error)
             await self.close(session)
             raise
         self.admitted += 1
@@ -169,24 +171,29 @@ class Sessions:
         if session is None:
             self.unknown_frames += 1
             return
-        try:
-            session.receive(peer, frame)
-        except Exception as error:
-            log.exception("session %s: %s of %s failed", frame.session, type(frame).__name__, peer)
-            session.fail(f"internal error: {error}")
+        with about(frame.session, frame.turn):
+            try:
+                session.receive(peer, frame)
+            except Exception as error:
+                log.exception("session %s: %s of %s failed", frame.session, type(frame).__name__, peer)
+                session.fail(f"internal error: {error}")
 
     def on_peer(self, peer: str, up: bool, reason: str) -> None:
         """The link of ``peer`` is up or down: sessions that need it end."""
         if up:
             return
-        concerned = [session for session in list(self._sessions.values()) if session.peer_down(peer, reason)]
+        concerned = False
+        for name, session in list(self._sessions.items()):
+            with about(name):
+                concerned |= session.peer_down(peer, reason)
         if concerned:
             self._on_lost(peer, reason)
 
     def on_overflow(self, session: str, reason: str) -> None:
         """A queue of the links ran over with frames that may not be dropped: the session cannot go on."""
         if session in self._sessions:
-            self._sessions[session].fail(reason)
+            with about(session):
+                self._sessions[session].fail(reason)
 
     # ---------------------------------------------------------------------------------------------------------- for people
 

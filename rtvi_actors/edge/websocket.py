@@ -18,6 +18,7 @@ from websockets.http11 import Request
 from rtvi_actors.edge.client import ClientGoneError
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import AuthError, CapacityError
+from rtvi_actors.observe.log_context import about
 
 log = logging.getLogger(__name__)
 
@@ -100,13 +101,14 @@ async def serve(socket: WebSocket, sessions: Sessions) -> None:
     except AuthError as refusal:
         await _refuse(socket, JSONResponse({"detail": str(refusal)}, status_code=403))
         return
-    try:
-        await socket.accept()
-        await session.serve(WebSocketClient(socket), _incoming(socket))
-    except (OSError, WebSocketDisconnect):
-        log.info("session %s: its client left during the handshake", session.lease.session)
-    finally:
-        await sessions.close(session)
+    with about(session.lease.session):
+        try:
+            await socket.accept()
+            await session.serve(WebSocketClient(socket), _incoming(socket))
+        except (OSError, WebSocketDisconnect):
+            log.info("session %s: its client left during the handshake", session.lease.session)
+        finally:
+            await sessions.close(session)
 
 
 async def _refuse(socket: WebSocket, answer: JSONResponse) -> None:

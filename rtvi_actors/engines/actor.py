@@ -17,6 +17,7 @@ from rtvi_actors.config import Config
 from rtvi_actors.engines.serve import Backend, EngineServer
 from rtvi_actors.errors import ConfigError, EngineLostError
 from rtvi_actors.frames.types import Frame
+from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
 from rtvi_actors.runtime.switchboard import Switchboard
 
@@ -76,7 +77,7 @@ class EngineActor:
             ModelMissingError: the model is not prepared.
         """
         config = Config.from_dict(self._config)
-        process.log_to_stderr(self._name, config.app.log_level)
+        process.set_up(self._name, config)
         spec = backend_class(self._kind, self._backend_name)
         process.limit_threads(getattr(config, self._kind).threads)
         began_ns = time.monotonic_ns()
@@ -114,8 +115,10 @@ class EngineActor:
         peers = {name: dataclasses.asdict(peer) for name, peer in self._switchboard.peers().items()}
         return {**self._server.stats(), "peers": peers, "loop_lag_ms": self._switchboard.loop_lag_ms}
 
-    async def ping(self) -> None:
-        """Answer, which only a process whose event loop runs can."""
+    async def ping(self) -> Figures:
+        """Answer, which only a process whose event loop runs can: with what is to be told of it."""
+        links = {} if self._switchboard is None else self._switchboard.figures()
+        return process.usage() | links | ({} if self._server is None else self._server.figures())
 
     async def run_until_stopped(self) -> None:
         """Returns at :meth:`stop`. Its reference fails within milliseconds when the process dies."""

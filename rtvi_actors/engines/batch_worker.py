@@ -32,6 +32,7 @@ from typing import Generic, TypeVar
 
 from rtvi_actors.engines.batch import BatchQueue
 from rtvi_actors.errors import EngineError, EngineLostError
+from rtvi_actors.observe.figures import batch_sizes
 
 Request = TypeVar("Request")
 Piece = TypeVar("Piece")
@@ -210,6 +211,7 @@ class BatchWorker(Generic[Request, Piece]):
                 for job in self._current:
                     job.taken()
                 if self._current:
+                    batch_sizes.add(len(self._current))
                     return self._current
 
 

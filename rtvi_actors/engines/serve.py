@@ -21,6 +21,8 @@ import msgspec
 
 from rtvi_actors.errors import ConfigError, EngineError, RtviActorsError
 from rtvi_actors.frames.types import Detach, EngineCancel, EngineData, EngineEnd, EngineRequest, Frame
+from rtvi_actors.observe.figures import WAIT_S, Distribution, Figures, batch_sizes
+from rtvi_actors.observe.log_context import about
 from rtvi_actors.runtime.process import load_class
 from rtvi_actors.runtime.session_port import CLOSE_DEADLINE_S, Links
 
@@ -128,11 +130,16 @@ class EngineServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = self._failed = self._cancelled = self._refused = 0
         self._compute_ns = 0
+        self._waits_s = Distribution(WAIT_S)
 
     # ------------------------------------------------------------------------------------------------------ from the links
 
     def on_frame(self, peer: str, frame: Frame) -> None:
         """Take a frame that came over the link of ``peer``. Frames that engines have no use for are dropped."""
+        with about(frame.session, frame.turn):
+            self._take(peer, frame)
+
+    def _take(self, peer: str, frame: Frame) -> None:
         if isinstance(frame, EngineRequest):
             self._request(peer, frame)
         elif isinstance(frame, EngineCancel):
@@ -158,7 +165,8 @@ class EngineServer:
 
     def on_overflow(self, session: str, reason: str) -> None:
         """A queue of the links ran over with this session's frames and was emptied: its answers have a hole, so they fail."""
-        log.error("session %s: %s", session, reason)
+        with about(session):
+            log.error("session %s: %s", session, reason)
         works = [work for asked in self._sessions.values() if asked.session == session for work in asked.requests.values()]
         for work in works:
             self._end(work, reason, retryable=True)
@@ -179,6 +187,21 @@ class EngineServer:
             "cancelled": self._cancelled,
             "refused": self._refused,
             "compute_ms": self._compute_ns // 1_000_000,
+        }
+
+    def figures(self) -> Figures:
+        """What the scheduler is told of the requests."""
+        stats = self.stats()
+        return {
+            "engine_in_flight": stats["in_flight"],
+            "engine_oldest_s": stats["oldest_ms"] / 1_000,
+            "engine_done": self._done,
+            "engine_failed": self._failed,
+            "engine_cancelled": self._cancelled,
+            "engine_refused": self._refused,
+            "engine_compute_s": self._compute_ns / 1e9,
+            "engine_wait_s": self._waits_s.figure(),
+            "engine_batch": batch_sizes.figure(),
         }
 
     async def close(self) -> None:
@@ -296,6 +319,8 @@ class EngineServer:
     def _finished(self, task: asyncio.Task[None], work: _Work) -> None:
         self._tasks.discard(task)
         self._compute_ns += work.compute_ns
+        if work.queue_ns:
+            self._waits_s.add(work.queue_ns / 1e9)
         del work.asked.requests[work.frame.request]
         if task.cancelled():
             self._cancelled += 1

@@ -26,6 +26,7 @@ from rtvi_actors.llm.prefixes import Prefixes, Prime
 from rtvi_actors.llm.prompt import ChatPrompt, Detokenizer
 from rtvi_actors.models.catalogue import needed_by
 from rtvi_actors.models.prepare import path_of
+from rtvi_actors.observe.figures import batch_sizes
 
 if TYPE_CHECKING:
     from rtvi_actors.config import Config
@@ -212,6 +213,7 @@ class CTranslate2Llm:
         for work in batch:
             self._waiting.remove(work)
             work.job.taken()
+        batch_sizes.add(len(batch))
         return _Batch(batch, prefix)
 
     def _take_prime(self) -> Prime | None:

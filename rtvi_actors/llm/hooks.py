@@ -13,8 +13,8 @@ import concurrent.futures
 import inspect
 import logging
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -33,12 +33,17 @@ class Voice(Protocol):
     """What a session's bot may do."""
 
     session: str
+    body: Mapping[str, Any]
+    """What the client gave at ``POST /start``."""
 
     def say(self, text: str) -> concurrent.futures.Future[None]:
         """Say ``text`` in a turn of its own. Done when it was said, or interrupted. May be called from any thread.
 
         The future fails with SessionClosedError when the session ends first. Cancelling it withdraws a text that still waits.
         """
+
+    def end(self, reason: str) -> None:
+        """End the session when what is being said, and what waits to be, was heard. May be called from any thread."""
 
 
 class SessionHooks(Protocol):
@@ -94,9 +99,12 @@ class HookThread:
         except Exception as error:
             raise self.failure(hook, error) from error
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> AbstractContextManager[None]:
         """On the hooks' loop, while a hook runs: what blocks the loop is logged. An idle loop need not tick."""
+        return self._watched()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
         if not self._hooks_running:
             self._watch.start()
         self._hooks_running += 1

@@ -23,6 +23,7 @@ from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
 from rtvi_actors.llm.prompt import ChatPrompt, Detokenizer
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, limit_threads, work_offline
+from rtvi_actors.observe.figures import batch_sizes
 
 if TYPE_CHECKING:
     from rtvi_actors.config import Config
@@ -206,6 +207,7 @@ class TransformersLlm:
                 try:
                     # New requests go first: their users wait for the first word.
                     self._running.appendleft(self._begin(job, prompt, text))
+                    batch_sizes.add(len(self._running))
                 except Exception as error:
                     log.exception("a key-value cache could not be taken over")
                     job.fail(EngineError(f"{type(error).__name__}: {error}"))

@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import sys
 
+from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError
+from rtvi_actors.observe import log
+from rtvi_actors.observe.figures import Figures
+from rtvi_actors.runtime import loop_watch
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -34,16 +37,22 @@ def load_class(spec: str, what: str) -> type:
     return found
 
 
-def log_to_stderr(name: str, level: str) -> None:
-    """Send this package's log to stderr, each line with the actor's ``name``. Repeating it changes the level."""
-    package = logging.getLogger("rtvi_actors")
-    package.setLevel(level.upper())
-    package.propagate = False
-    for handler in list(package.handlers):
-        package.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s"))
-    package.addHandler(handler)
+def set_up(name: str, config: Config) -> None:
+    """What every actor does first: its log goes to stderr, and loops that stand still are noticed."""
+    log.set_up(name, config.app.log_level, config.app.log_format)
+    loop_watch.set_limit(config.observe.lag_ms)
+
+
+def usage() -> Figures:
+    """What this process takes of the machine."""
+    times = os.times()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        resident_pages = int(statm.read().split()[1])
+    return {
+        "processes": 1,
+        "memory_bytes": resident_pages * os.sysconf("SC_PAGE_SIZE"),
+        "cpu_s": times.user + times.system,
+    }
 
 
 def limit_threads(threads: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from rtvi_actors.errors import RtviActorsError, SessionClosedError
 from rtvi_actors.frames.types import Credit, Error, Frame, Lane, Role
+from rtvi_actors.observe.log_context import about
 from rtvi_actors.runtime.mailbox import WINDOW_BYTES, CreditWindow
 
 log = logging.getLogger(__name__)
@@ -112,16 +113,18 @@ class SessionPort:
         if self._closed:
             work.close()
             raise SessionClosedError(f"session {self.session} is closing: {name} is not started")
-        task = asyncio.create_task(work, name=f"{self.session} {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        with about(self.session):
+            task = asyncio.create_task(work, name=f"{self.session} {name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._task_done)
         return task
 
     def call_later(self, delay_ms: int, callback: Callable[[], None]) -> _SessionTimer:
         """See :meth:`StagePort.call_later`."""
         timer = _SessionTimer(self._timers, callback, self._failed)
         if not self._closed:
-            timer.start(delay_ms)
+            with about(self.session):
+                timer.start(delay_ms)
         return timer
 
     # ---------------------------------------------------------------------------------------------------- what hosts use
@@ -130,6 +133,11 @@ class SessionPort:
     def tasks(self) -> int:
         """Tasks of the session that run."""
         return len(self._tasks)
+
+    @property
+    def credits_waiting(self) -> int:
+        """Sends that wait for their receiver's credit."""
+        return sum(gate.waiting for gate in self._gates.values())
 
     @property
     def engines_used(self) -> set[str]:
@@ -236,6 +244,11 @@ class _CreditGate:
         self._window = CreditWindow(limit_bytes)
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Those in the line."""
+        return len(self._line)
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until there is room for ``size_bytes`` and take it. Cancelling gives back what was taken."""

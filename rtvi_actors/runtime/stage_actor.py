@@ -15,6 +15,7 @@ from typing import Any
 from rtvi_actors.config import Config
 from rtvi_actors.errors import SessionLostError
 from rtvi_actors.frames.types import Frame
+from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
 from rtvi_actors.runtime.stage_host import SessionHost
 from rtvi_actors.runtime.switchboard import Switchboard
@@ -51,7 +52,7 @@ class StageActor:
             ModelMissingError: the stage needs a model that is not prepared.
         """
         config = Config.from_dict(self._config)
-        process.log_to_stderr(self._name, config.app.log_level)
+        process.set_up(self._name, config)
         process.limit_threads(1)
         stages = process.load_class(self._host_class, f"stage of {self._role}")(config)
         switchboard = Switchboard(
@@ -98,8 +99,10 @@ class StageActor:
         peers = {name: dataclasses.asdict(peer) for name, peer in switchboard.peers().items()}
         return {**counters, "peers": peers, "loop_lag_ms": switchboard.loop_lag_ms}
 
-    async def ping(self) -> None:
-        """Answer, which only a process whose event loop runs can."""
+    async def ping(self) -> Figures:
+        """Answer, which only a process whose event loop runs can: with what is to be told of it."""
+        links = {} if self._switchboard is None else self._switchboard.figures()
+        return process.usage() | links | ({} if self._host is None else self._host.figures())
 
     async def set_niceness(self, niceness: int) -> int:
         """Set the niceness of the whole process; returns what it is now (lowering it needs a privilege)."""

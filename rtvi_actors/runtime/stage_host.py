@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rtvi_actors.frames.types import Attach, Attached, Credit, Detach, Error, Frame, Refused, Role
+from rtvi_actors.observe.figures import Figures
+from rtvi_actors.observe.log_context import about
 from rtvi_actors.runtime.port import Stage, StageHost
 from rtvi_actors.runtime.session_port import CLOSE_DEADLINE_S, Links, SessionPort, error_frame
 
@@ -65,6 +67,10 @@ class SessionHost:
 
     def on_frame(self, peer: str, frame: Frame) -> None:
         """Take a frame that came over the link of ``peer``."""
+        with about(frame.session, frame.turn):
+            self._take(peer, frame)
+
+    def _take(self, peer: str, frame: Frame) -> None:
         if isinstance(frame, Attach):
             self._attach(peer, frame)
             return
@@ -91,13 +97,17 @@ class SessionHost:
             role = hosted.port.peer_down(peer)
             if role is None:
                 continue
-            if role.startswith("engine/"):
-                self._unreachable(hosted, role)
-            elif role == "edge":
-                log.warning("session %s: its edge %s is gone (%s); closing it", hosted.port.session, peer, reason)
-                self._end(hosted)
-            else:
-                self._end_with_error(hosted, f"lost {peer}: {reason}")
+            with about(hosted.port.session):
+                self._lost(hosted, role, f"{peer}: {reason}")
+
+    def _lost(self, hosted: _Hosted, role: Role, who: str) -> None:
+        if role.startswith("engine/"):
+            self._unreachable(hosted, role)
+        elif role == "edge":
+            log.warning("session %s: its edge is gone (%s); closing it", hosted.port.session, who)
+            self._end(hosted)
+        else:
+            self._end_with_error(hosted, f"lost {who}")
 
     def on_overflow(self, session: str, reason: str) -> None:
         """A queue of the links ran over with frames that may not be dropped: the session cannot go on."""
@@ -133,6 +143,13 @@ class SessionHost:
         """Counters since the start: attached, refused, detached, delivered, failed, unknown, stale; and sessions now."""
         names = ("attached", "refused", "detached", "delivered", "failed", "unknown", "stale")
         return {"sessions": len(self._sessions)} | {name: self._counts[name] for name in names}
+
+    def figures(self) -> Figures:
+        """What the scheduler is told of the sessions."""
+        return {
+            "credits_waiting": sum(hosted.port.credits_waiting for hosted in self._sessions.values()),
+            "stage_failures": self._counts["failed"],
+        }
 
     async def close(self, reason: str) -> None:
         """End all sessions, telling their edges why, and let go of what they shared. No Attach is taken any more."""
@@ -264,7 +281,8 @@ class SessionHost:
 
     def _end_with_error(self, hosted: _Hosted, reason: str) -> None:
         if hosted.state != "closing":
-            log.warning("session %s ends: %s", hosted.port.session, reason)
+            with about(hosted.port.session):
+                log.warning("session %s ends: %s", hosted.port.session, reason)
             hosted.port.send("edge", Error(scope="session", retryable=True, text=reason))
             self._end(hosted)
 

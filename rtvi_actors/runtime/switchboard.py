@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rtvi_actors.errors import ProtocolError
 from rtvi_actors.frames.codec import FrameEncoder
 from rtvi_actors.frames.types import Frame, Hello, Ping
+from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime.connector import Connector, check_path
 from rtvi_actors.runtime.heartbeat import Heartbeat
 from rtvi_actors.runtime.link import Connection, Link
@@ -18,6 +19,8 @@ from rtvi_actors.runtime.link import Connection, Link
 log = logging.getLogger(__name__)
 
 REDIAL_S = 0.25
+AUDIO_RATE_HZ = 16_000
+"""Of the user's audio, the only one that links drop."""
 SILENT_TICKS = 10
 """A peer of which nothing, not even a heartbeat, was heard in so many ticks of our own (100 ms each) is dead.
 
@@ -80,6 +83,8 @@ class Switchboard:
         self._pinged: tuple[Connection, ...] = ()
         self._ping_encoder = FrameEncoder()
         self._heartbeat: Heartbeat | None = None
+        self._dropped_samples = 0
+        """Of links that are gone."""
         self._closing = False
 
     async def open(self) -> None:
@@ -110,6 +115,18 @@ class Switchboard:
     def loop_lag_ms(self) -> int:
         """How late this process's event loop runs."""
         return self._heartbeat.lag_ms() if self._heartbeat is not None else 0
+
+    def figures(self) -> Figures:
+        """What the scheduler is told of the loop, at its worst since the last call, and of the links."""
+        links = [_stats(link) for link in self._links.values()]
+        dropped_samples = self._dropped_samples + sum(link.dropped_samples for link in links)
+        return {
+            "loop_lag_s": self._heartbeat.take_worst_ms() / 1_000 if self._heartbeat is not None else 0.0,
+            "stalls": self._heartbeat.stalls if self._heartbeat is not None else 0,
+            "links": len(links),
+            "link_waiting_bytes": sum(link.waiting_bytes for link in links),
+            "link_dropped_s": dropped_samples / AUDIO_RATE_HZ,
+        }
 
     # --------------------------------------------------------------------------------------------------------- peers
 
@@ -189,6 +206,7 @@ class Switchboard:
 
     def _remove_link(self, link: Link, reason: str) -> None:
         del self._links[link.peer.name]
+        self._dropped_samples += _stats(link).dropped_samples
         self._links_changed()
         self._tell_peer(link.peer.name, False, reason)
 

@@ -20,7 +20,9 @@ import ray
 
 from rtvi_actors.config import Config
 from rtvi_actors.errors import CapacityError, RtviActorsError
+from rtvi_actors.observe.figures import Figures, RoleFigures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.heartbeat import Heartbeat
 from rtvi_actors.runtime.supervise import end_processes
 from rtvi_actors.scheduler.admission import Admissions
 from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup, Starter, as_coroutine, kill
@@ -41,7 +43,8 @@ class Scheduler:
 
     def __init__(self, config: dict[str, Any], folder: str, namespace: str) -> None:
         self._config = Config.from_dict(config)
-        process.log_to_stderr(f"{self._config.app.name}/scheduler", self._config.app.log_level)
+        self._name = f"{self._config.app.name}/scheduler"
+        process.set_up(self._name, self._config)
         self._namespace = namespace
         self._table = Admissions(self._config.scheduler)
         self._node = ray.get_runtime_context().get_node_id()[:8]
@@ -56,6 +59,8 @@ class Scheduler:
         self._refill = asyncio.Event()
         self._first_ready = asyncio.Event()
         self._fault: RtviActorsError | None = None
+        self._figures = RoleFigures()
+        self._watch: Heartbeat | None = None
 
     # --------------------------------------------------------------------------------------------------- start, stop
 
@@ -68,6 +73,7 @@ class Scheduler:
         Raises:
             RtviActorsError: whatever keeps it from starting, as the actor concerned raised it. Nothing is left then.
         """
+        self._watch = Heartbeat(self._name, on_tick=_nothing, on_beat=_nothing)
         try:
             async with asyncio.TaskGroup() as tasks:
                 # The edge first: a port in use should be told before a model is loaded.
@@ -104,6 +110,9 @@ class Scheduler:
         self._edges.clear()
         self._engines.clear()
         self._groups.clear()
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         self._stopped.set()
 
     async def run_until_stopped(self) -> None:
@@ -162,6 +171,7 @@ class Scheduler:
             ],
             "engines": [_facts(kind, member) for kind, member in sorted(self._engines.items())],
             "edges": [_facts("edge", member) for member in self._edges.values()],
+            "figures": self._figures.by_role(),
         }
 
     def _session_status(self, place: Any) -> dict[str, Any]:
@@ -326,6 +336,8 @@ class Scheduler:
             await asyncio.sleep(HEALTH_PERIOD_S)
             members = [*self._engines.values(), *self._edges.values()]
             members += [member for group in self._groups.values() for member in group.members.values()]
+            self._figures.keep({self._name, *(member.name for member in members)})
+            self._figures.report(self._name, "scheduler", self._own_figures())
             checks = [self._answers(member) for member in members if member.running is not None]
             for member, healthy in await asyncio.gather(*checks):
                 if not healthy and member.pid:
@@ -334,12 +346,21 @@ class Scheduler:
 
     async def _answers(self, member: Member) -> tuple[Member, bool]:
         try:
-            await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
+            figures = await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
+            self._figures.report(member.name, self._role(member.name), figures)
         except TimeoutError:
             return member, False
         except (ray.exceptions.RayError, AttributeError):
             return member, True  # its watcher deals with a dead one
         return member, True
+
+    def _role(self, name: str) -> str:
+        """``engine/stt`` of ``app/engine/stt/0``."""
+        return name.removeprefix(f"{self._config.app.name}/").rpartition("/")[0]
+
+    def _own_figures(self) -> Figures:
+        assert self._watch is not None
+        return process.usage() | {"loop_lag_s": self._watch.take_worst_ms() / 1_000, "stalls": self._watch.stalls}
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -364,6 +385,10 @@ def _facts(kind: str, member: Member) -> dict[str, Any]:
     if member.handle is not None:
         facts["actor_id"] = member.handle._actor_id.hex()
     return facts
+
+
+def _nothing(*_: int) -> None:
+    """For a heartbeat that nobody but the process itself wants: the scheduler has no links."""
 
 
 def _now_ms() -> int:

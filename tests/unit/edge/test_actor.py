@@ -103,7 +103,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an actor does to its own process must not happen to this one."""
-    monkeypatch.setattr(actor_module.process, "log_to_stderr", lambda name, level: None)
+    monkeypatch.setattr(actor_module.process, "set_up", lambda name, config: None)
     monkeypatch.setattr(actor_module.process, "limit_threads", lambda threads: None)
     monkeypatch.setattr(actor_module, "SchedulerClient", FakeAdmission)
 

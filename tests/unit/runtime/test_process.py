@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rtvi_actors.errors import ConfigError
+from rtvi_actors.observe.figures import KINDS
 from rtvi_actors.runtime import process
 
 pytestmark = pytest.mark.unit
@@ -38,19 +38,14 @@ def test_a_wrong_name_is_a_configuration_error(spec: str, text: str) -> None:
     assert str(caught.value).startswith(f"bot.class = {spec!r}")
 
 
-def test_logs_with_the_actors_name_once(capsys: pytest.CaptureFixture[str]) -> None:
-    package = logging.getLogger("rtvi_actors")
-    before = (package.handlers[:], package.level, package.propagate)
-    try:
-        for _ in range(2):
-            process.log_to_stderr("app/stt/0", "warning")
-        logging.getLogger("rtvi_actors.stt").warning("hello")
-        logging.getLogger("rtvi_actors.stt").info("not wanted")
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1
-        assert lines[0].endswith("WARNING app/stt/0 rtvi_actors.stt: hello")
-    finally:
-        package.handlers, package.level, package.propagate = before
+def test_usage_is_that_of_this_process() -> None:
+    usage = process.usage()
+    memory_bytes, cpu_s = usage["memory_bytes"], usage["cpu_s"]
+    assert isinstance(memory_bytes, (int, float))
+    assert isinstance(cpu_s, (int, float))
+    assert 10e6 < memory_bytes < 10e9
+    assert cpu_s > 0
+    assert set(usage) < set(KINDS)
 
 
 def run(code: str) -> str:
@@ -86,5 +81,17 @@ import json, sys
 import rtvi_actors.runtime.stage_actor, rtvi_actors.engines.pool
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
-    heavy = {"ray", "numpy", "torch", "starlette", "uvicorn", "pydantic", "aiohttp", "psutil", "ctranslate2", "transformers"}
+    heavy = {
+        "ray",
+        "numpy",
+        "torch",
+        "starlette",
+        "uvicorn",
+        "pydantic",
+        "aiohttp",
+        "psutil",
+        "ctranslate2",
+        "transformers",
+        "rich",
+    }
     assert heavy.isdisjoint(json.loads(run(code)))
