@@ -55,6 +55,10 @@ class Context:
         """The user's message of ``turn``. White space alone is nothing."""
         self._append(Message(turn, 0, "user", text.strip()))
 
+    def withdraw_user(self, turn: int) -> None:
+        """Take back the user's message of ``turn``: a later one has its words."""
+        self._messages = [message for message in self._messages if (message.turn, message.rank) != (turn, 0)]
+
     def append_note(self, text: str) -> None:
         """A message of the user's that is not answered: it stands behind everything that is there."""
         turn = self._messages[-1].turn if self._messages else 0

@@ -5,27 +5,60 @@ attempt, in either order: then it is *committed*. With speculation the model beg
 before the commit, and is thrown away when the user goes on talking. Typed text is joined with its turn by the request's name, a
 text of the application's (say) needs only its turn.
 
-Two things hold the model back. A turn opened under the bot's speech means nothing before its Cancel: most are a cough or an "mhm".
-And while an earlier answer may still be heard, nobody knows what the context will say of it: the model waits until that was told
-(Played), 100 ms at most after the Cancel.
+A Cancel voids answers, not what the user said: the words of a turn that ended before it are kept, however late they come. A turn
+may *reopen* an earlier one, which had ended too early: from its Cancel on, the words of both are one message, that of the later
+turn.
+
+Three things hold the model back. A turn opened under the bot means nothing before its Cancel: most are a cough or an "mhm".
+While an earlier answer may still be heard, nobody knows what the context will say of it: the model waits until that was told
+(Played), 100 ms at most after the Cancel. And while words of an earlier turn are still to come, it waits for them: the STT stage
+gives each turn that ended its final within a set time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from rtvi_actors.frames.types import (
     Cancel,
     ClientText,
     Frame,
     Played,
-    Resume,
     SpeechResumed,
     Transcript,
     TurnEnded,
     TurnStarted,
 )
+from rtvi_actors.llm.turn_commands import (
+    Begin,
+    Command,
+    Commit,
+    Heard,
+    Lost,
+    Note,
+    Say,
+    Stop,
+    WakeAt,
+    Withdraw,
+)
+from rtvi_actors.llm.turn_record import TurnRecord
+
+__all__ = [
+    "MAX_TEXTS",
+    "MAX_TURNS",
+    "PLAYED_WAIT_MS",
+    "Begin",
+    "Command",
+    "Commit",
+    "Heard",
+    "Lost",
+    "Note",
+    "Say",
+    "Stop",
+    "TurnTable",
+    "WakeAt",
+    "Withdraw",
+]
 
 PLAYED_WAIT_MS = 100
 """Longest wait for what was heard of an answer that is over."""
@@ -35,103 +68,13 @@ MAX_TEXTS = 32
 """Typed texts that wait for their turn; the oldest beyond it is dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The user's message of ``turn`` is settled: it is kept, and what is answered to it counts. Comes before or after Begin."""
-
-    turn: int
-    attempt: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Answer ``text``. ``committed`` False: on trial."""
-
-    turn: int
-    attempt: int
-    text: str
-    source: str
-    audio: bool
-    committed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Say the application's text that asked for a turn as ``request``."""
-
-    turn: int
-    request: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop the answer of ``turn``, if one runs: nothing more of it may leave."""
-
-    turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """The answer of ``turn`` is over for the user, who heard all clauses before ``clause`` and ``char`` characters of it."""
-
-    turn: int
-    clause: int
-    char: int
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A text that is only remembered."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class WakeAt:
-    """Call :meth:`TurnTable.wake` at ``at_ms``."""
-
-    at_ms: int
-
-
-Command: TypeAlias = Commit | Begin | Say | Stop | Heard | Note | WakeAt
-
-
-@dataclass(slots=True)
-class _Turn:
-    turn: int
-    started: bool = False
-    source: str = ""
-    under_bot: bool = False
-    audio: bool = True
-    attempt: int = 0
-    """The newest attempt whose words are there; 0 for none."""
-    text: str = ""
-    void_through: int = 0
-    """Attempts up to this one were resumed over."""
-    ended: int = 0
-    """The attempt that the user's part ended with; 0 while it is open."""
-    begun: int = 0
-    """The attempt that is being answered, or was; 0 for none."""
-    committed: bool = False
-    void: bool = False
-    """It comes to nothing."""
-    played: bool = False
-    """What was heard of its answer is known."""
-    heard: Heard | None = None
-    """It, where the edge made the join, and the answer was over, before the commit here."""
-    cancelled_ms: int = -1
-    wanted_ms: int = -1
-    """Since when it could begin, were it not for an earlier answer."""
-
-
 class TurnTable:
     """What is known of the turns of one session. ``speculate``: begin before the commit."""
 
     def __init__(self, speculate: bool) -> None:
         self._speculate = speculate
         self._fence = 0
-        self._turns: dict[int, _Turn] = {}
+        self._turns: dict[int, TurnRecord] = {}
         self._texts: dict[str, ClientText] = {}
         self._requests: dict[str, int] = {}
         self._wake_ms = -1
@@ -155,8 +98,6 @@ class TurnTable:
                 commands += self._resumed(frame)
             case Cancel():
                 commands += self._cancelled(frame, now_ms)
-            case Resume():
-                self._unconfirmed_are_void(frame.turn)
             case Played(final=True):
                 commands += self._played(frame)
             case ClientText():
@@ -176,7 +117,7 @@ class TurnTable:
         turn = self._get(frame.turn)
         if turn is None or turn.started:
             return []
-        turn.started, turn.source, turn.under_bot = True, frame.source, frame.under_bot
+        turn.started, turn.source, turn.under_bot, turn.reopens = True, frame.source, frame.under_bot, frame.reopens
         if frame.source != "speech":
             turn.attempt, turn.text = 0, ""
         if frame.source == "say":
@@ -195,21 +136,21 @@ class TurnTable:
         if not frame.run:
             return [Note(frame.text)]
         number = self._requests.pop(frame.request, None)
-        turn = self._get(number) if number is not None else None
+        turn = self._turns.get(number) if number is not None else None
         if turn is not None:
             self._join_typed(turn, frame)
         elif number is None:
             self._texts[frame.request] = frame
-            _drop_oldest(self._texts, MAX_TEXTS)
+            return [Lost(lost.text) for lost in _drop_oldest(self._texts, MAX_TEXTS)]
         return []
 
-    def _join_typed(self, turn: _Turn, typed: ClientText) -> None:
+    def _join_typed(self, turn: TurnRecord, typed: ClientText) -> None:
         turn.attempt = turn.ended = 1
         turn.text, turn.audio = typed.text, typed.audio
 
     def _transcript(self, frame: Transcript) -> list[Command]:
-        turn = self._get(frame.turn)
-        if turn is None or turn.source not in ("", "speech"):
+        turn = self._turns.get(frame.turn) if frame.turn < self._fence else self._get(frame.turn)
+        if turn is None or turn.source not in ("", "speech") or (frame.turn < self._fence and (turn.void or not turn.ended)):
             return []
         if frame.attempt <= max(turn.void_through, turn.attempt) or (turn.ended and frame.attempt != turn.ended):
             return []
@@ -239,16 +180,10 @@ class TurnTable:
         for turn in self._turns.values():
             if turn.turn < self._fence and turn.cancelled_ms < 0:
                 turn.cancelled_ms = now_ms
-                turn.void = turn.void or not turn.committed
+                turn.void = turn.void or not (turn.committed or turn.owes_words or turn.reopened)
                 if turn.begun:
                     commands.append(Stop(turn.turn))
-        self._requests = {name: number for name, number in self._requests.items() if number >= self._fence}
         return commands
-
-    def _unconfirmed_are_void(self, resumed: int) -> None:
-        for turn in self._turns.values():
-            if turn.turn > resumed and turn.under_bot and self._fence < turn.turn:
-                turn.void = True
 
     def _played(self, frame: Played) -> list[Command]:
         turn = self._turns.get(frame.turn)
@@ -258,7 +193,7 @@ class TurnTable:
         return self._heard(turn) if turn.committed else []
 
     @staticmethod
-    def _heard(turn: _Turn) -> list[Command]:
+    def _heard(turn: TurnRecord) -> list[Command]:
         if turn.heard is None or turn.played:
             return []
         turn.played = True
@@ -269,23 +204,48 @@ class TurnTable:
     def _advance(self, now_ms: int) -> list[Command]:
         """What has become possible."""
         commands: list[Command] = []
-        for turn in sorted(self._turns.values(), key=lambda turn: turn.turn):
-            if turn.started and not turn.void and turn.turn >= self._fence and turn.attempt > turn.void_through:
-                commands += self._advance_turn(turn, now_ms)
+        turns = [turn for _, turn in sorted(self._turns.items()) if turn.started and not turn.void]
+        for turn in turns:
+            if turn.turn <= self._fence:
+                commands += self._reopen(turn.reopens)
+        for turn in turns:
+            if turn.attempt <= turn.void_through:
+                continue
+            commands += self._advance_turn(turn, now_ms) if turn.turn >= self._fence else self._keep_words(turn)
         return commands
 
-    def _advance_turn(self, turn: _Turn, now_ms: int) -> list[Command]:
-        if turn.under_bot and self._fence < turn.turn:
+    def _reopen(self, number: int) -> list[Command]:
+        turn = self._turns.get(number)
+        if turn is None or turn.reopened:
+            return []
+        turn.reopened = True
+        return [Withdraw(number)] if turn.committed else []
+
+    def _keep_words(self, turn: TurnRecord) -> list[Command]:
+        """Those of a cancelled turn."""
+        text = self._message(turn)
+        if not turn.owes_words or not turn.is_heard_out or text is None:
+            return []
+        if not text.strip():
+            turn.void = True
+            return []
+        turn.committed = True
+        heard, turn.played = self._heard(turn), True
+        return [Commit(turn.turn, turn.attempt, text), *heard]
+
+    def _advance_turn(self, turn: TurnRecord, now_ms: int) -> list[Command]:
+        text = self._message(turn)
+        if text is None or (turn.under_bot and self._fence < turn.turn):
             return []
         commands: list[Command] = []
-        if turn.ended == turn.attempt and not turn.committed:
-            if not turn.text and turn.source == "speech":
+        if turn.is_heard_out and not turn.committed:
+            if not text.strip() and turn.source == "speech":
                 turn.void = True
                 return []
             turn.committed = True
-            commands += [Commit(turn.turn, turn.attempt, turn.text), *self._heard(turn)]
-        worth_it = turn.committed or (self._speculate and bool(turn.text))
-        if turn.begun or not worth_it:
+            commands += [Commit(turn.turn, turn.attempt, text), *self._heard(turn)]
+        worth_it = turn.committed or (self._speculate and bool(text))
+        if turn.begun or not worth_it or any(earlier.ended and earlier.owes_words for earlier in self._before(turn)):
             return commands
         open_ms = self._gate_ms(turn, now_ms)
         if open_ms > now_ms:
@@ -294,33 +254,48 @@ class TurnTable:
                 commands.append(WakeAt(open_ms))
             return commands
         turn.begun = turn.attempt
-        commands.append(Begin(turn.turn, turn.attempt, turn.text, turn.source, turn.audio, turn.committed))
+        commands.append(Begin(turn.turn, turn.attempt, text, turn.source, turn.audio, turn.committed))
         return commands
 
-    def _gate_ms(self, turn: _Turn, now_ms: int) -> int:
+    def _message(self, turn: TurnRecord) -> str | None:
+        """The user's message of ``turn``, with the words of the turns that it reopens; None while some of those are missing."""
+        texts = [turn.text]
+        earlier = self._turns.get(turn.reopens)
+        while earlier is not None:
+            if not earlier.void:
+                if not earlier.is_heard_out:
+                    return None
+                texts.append(earlier.text)
+            earlier = self._turns.get(earlier.reopens) if earlier.reopens < earlier.turn else None
+        return turn.text if len(texts) == 1 else " ".join(text.strip() for text in reversed(texts) if text.strip())
+
+    def _before(self, turn: TurnRecord) -> list[TurnRecord]:
+        return [earlier for earlier in self._turns.values() if earlier.turn < turn.turn]
+
+    def _gate_ms(self, turn: TurnRecord, now_ms: int) -> int:
         """When ``turn`` may begin at the latest, as far as earlier answers are concerned."""
         if turn.wanted_ms < 0:
             turn.wanted_ms = now_ms
         waits = [
             (earlier.cancelled_ms if earlier.cancelled_ms >= 0 else turn.wanted_ms) + PLAYED_WAIT_MS
-            for earlier in self._turns.values()
-            if earlier.turn < turn.turn and earlier.committed and not earlier.played
+            for earlier in self._before(turn)
+            if earlier.committed and not earlier.played
         ]
         return max(waits, default=now_ms)
 
-    def _stop_attempts_below(self, turn: _Turn, attempt: int) -> list[Command]:
+    def _stop_attempts_below(self, turn: TurnRecord, attempt: int) -> list[Command]:
         if 0 < turn.begun < attempt and not turn.committed:
             turn.begun = 0
             return [Stop(turn.turn)]
         return []
 
-    def _get(self, number: int) -> _Turn | None:
+    def _get(self, number: int) -> TurnRecord | None:
         """The record of a turn that is not cancelled; made when it is new."""
         if number < max(self._fence, 1):
             return None
         turn = self._turns.get(number)
         if turn is None:
-            turn = self._turns[number] = _Turn(number)
+            turn = self._turns[number] = TurnRecord(number)
             if len(self._turns) > MAX_TURNS:
                 self._forget_one()
         return self._turns.get(number)
@@ -331,6 +306,5 @@ class TurnTable:
         del self._turns[min(over or self._turns)]
 
 
-def _drop_oldest(waiting: dict[str, Any], count: int) -> None:
-    while len(waiting) > count:
-        del waiting[next(iter(waiting))]
+def _drop_oldest(waiting: dict[str, Any], count: int) -> list[Any]:
+    return [waiting.pop(next(iter(waiting))) for _ in range(len(waiting) - count)]

@@ -20,13 +20,13 @@ from rtvi_actors.frames.types import (
     TurnEnded,
     TurnStarted,
 )
-from rtvi_actors.llm.turns import PLAYED_WAIT_MS, Begin, Command, Commit, Heard, Note, Say, Stop, TurnTable, WakeAt
+from rtvi_actors.llm.turns import PLAYED_WAIT_MS, Begin, Command, Commit, Heard, Note, Say, Stop, TurnTable, WakeAt, Withdraw
 
 pytestmark = pytest.mark.unit
 
 
-def started(turn: int, source: str = "speech", request: str = "", under_bot: bool = False) -> TurnStarted:
-    return TurnStarted(turn=turn, request=request, source=source, under_bot=under_bot)
+def started(turn: int, source: str = "speech", request: str = "", under_bot: bool = False, reopens: int = 0) -> TurnStarted:
+    return TurnStarted(turn=turn, request=request, source=source, under_bot=under_bot, reopens=reopens)
 
 
 def words(turn: int, attempt: int, text: str = "hello") -> Transcript:
@@ -163,9 +163,13 @@ class TestUnderTheBot:
             table.handle(frame, 0)
         assert table.handle(cancel(2), 10) == [Stop(1), begin(2, 1, "stop", committed=False)]
 
-    def test_resume_makes_it_void(self) -> None:
+    def test_without_a_cancel_it_is_void_at_its_end(self) -> None:
         frames = [*self.FIRST, started(2, under_bot=True), Resume(turn=1), words(2, 1, "late"), ended(2, 1)]
         assert [c for c in run(frames) if c.turn == 2] == []  # type: ignore[union-attr]
+
+    def test_a_bot_that_went_on_may_still_be_interrupted(self) -> None:
+        frames = [*self.FIRST, started(2, under_bot=True), Resume(turn=1), played(1), words(2, 1, "yes"), cancel(2), ended(2, 1)]
+        assert run(frames)[-3:] == [Stop(1), begin(2, 1, "yes", committed=False), Commit(2, 1, "yes")]
 
     def test_an_end_without_a_cancel_makes_it_void(self) -> None:
         frames = [*self.FIRST, started(2, under_bot=True), ended(2, 1), words(2, 1, "late")]
@@ -184,6 +188,82 @@ def test_cancel_drops_what_is_not_committed() -> None:
     for frame in (ended(1, 1), words(1, 2), resumed(1, 1), started(1), played(1)):
         assert table.handle(frame, 0) == []
     assert table.fence == 2
+
+
+class TestReopened:
+    """The user went on behind an end that came too early."""
+
+    GOES_ON = started(2, under_bot=True, reopens=1)
+
+    def test_the_words_of_both_are_one_message(self) -> None:
+        frames = [started(1), words(1, 1, "a room "), ended(1, 1), self.GOES_ON, cancel(2), played(1, 0), words(2, 1, "for two.")]
+        assert run([*frames, ended(2, 1)]) == [
+            begin(1, 1, "a room ", committed=False),
+            Commit(1, 1, "a room "),
+            Stop(1),
+            Withdraw(1),
+            Stop(1),
+            Heard(1, 0, 0),
+            begin(2, 1, "a room for two.", committed=False),
+            Commit(2, 1, "a room for two."),
+        ]
+
+    def test_words_that_come_behind_the_cancel_are_waited_for(self) -> None:
+        table = TurnTable(speculate=True)
+        for frame in (started(1), ended(1, 1), self.GOES_ON, cancel(2), words(2, 1, "for two."), ended(2, 1)):
+            assert table.handle(frame, 0) == []
+        assert table.handle(words(1, 1, "a room"), 10) == [Commit(2, 1, "a room for two."), begin(2, 1, "a room for two.")]
+
+    def test_a_cough_behind_it_changes_nothing(self) -> None:
+        frames = [started(1), ended(1, 1), self.GOES_ON, words(2, 1, ""), ended(2, 1), Resume(turn=1), words(1, 1, "a room")]
+        assert run(frames) == [Commit(1, 1, "a room"), begin(1, 1, "a room")]
+
+    def test_who_goes_on_without_words_after_all_is_answered(self) -> None:
+        frames = [
+            started(1),
+            words(1, 1, "a room"),
+            ended(1, 1),
+            self.GOES_ON,
+            cancel(2),
+            played(1, 0),
+            ended(2, 1),
+            words(2, 1, ""),
+        ]
+        assert run(frames)[-2:] == [Commit(2, 1, "a room"), begin(2, 1, "a room")]
+
+    def test_without_a_word_in_either_nothing_is_answered(self) -> None:
+        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2), ended(2, 1), words(2, 1, ""), words(1, 1, "")]
+        assert run(frames) == []
+
+    def test_on_and_on(self) -> None:
+        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2), ended(2, 1), words(1, 1, "a"), words(2, 1, "b")]
+        later = [started(3, under_bot=True, reopens=2), cancel(3), ended(3, 1), words(3, 1, "c")]
+        assert run([*frames, *later], now_ms=0)[:2] == [Commit(2, 1, "a b"), begin(2, 1, "a b")]
+        table = TurnTable(speculate=True)
+        for frame in (*frames, *later):
+            table.handle(frame, 0)
+        assert table.wake(PLAYED_WAIT_MS) == [begin(3, 1, "a b c")]
+
+    def test_typed_text_in_mid_sentence_joins_what_was_said(self) -> None:
+        frames = [started(1), ended(1, 1), cancel(2), started(2, "text", "r1", reopens=1)]
+        typed = ClientText(request="r1", text="3 nights", run=True, audio=True)
+        assert run([*frames, typed, words(1, 1, "a room for")]) == [
+            Commit(2, 1, "a room for 3 nights"),
+            begin(2, 1, "a room for 3 nights", source="text"),
+        ]
+
+
+def test_late_words_of_a_turn_that_ended_before_its_cancel_are_kept() -> None:
+    assert run([started(1), ended(1, 1), cancel(2), words(1, 1, "a room")]) == [Commit(1, 1, "a room")]
+    assert run([started(1), ended(1, 1), cancel(2), words(1, 1, "")]) == []
+    assert run([started(1), cancel(2), words(1, 1, "a room")]) == [], "it had not ended"
+
+
+def test_the_next_answer_waits_for_words_that_are_still_to_come() -> None:
+    table = TurnTable(speculate=True)
+    for frame in (started(1), ended(1, 1), cancel(2), started(2), words(2, 1, "and this")):
+        assert table.handle(frame, 0) == []
+    assert table.handle(words(1, 1, "a room"), 10) == [Commit(1, 1, "a room"), begin(2, 1, "and this", committed=False)]
 
 
 def test_a_lower_cancel_changes_nothing() -> None:
@@ -229,8 +309,8 @@ class TestTyped:
     def test_a_text_that_is_not_run_is_noted(self) -> None:
         assert run([ClientText(request="", text="page 2", run=False, audio=True)]) == [Note("page 2")]
 
-    def test_cancelled_before_the_text_came(self) -> None:
-        assert run([started(3, "text", "r1"), cancel(4), self.TEXT]) == []
+    def test_cancelled_before_the_text_came_it_is_kept_but_not_answered(self) -> None:
+        assert run([started(3, "text", "r1"), cancel(4), self.TEXT]) == [Commit(3, 1, "hi")]
 
     def test_texts_that_wait_are_bounded(self) -> None:
         table = TurnTable(speculate=True)
@@ -267,7 +347,14 @@ def test_say_needs_only_its_turn() -> None:
 
 
 frames = st.one_of(
-    st.builds(started, st.integers(1, 5), st.sampled_from(["speech", "text", "say"]), st.sampled_from("abc"), st.booleans()),
+    st.builds(
+        started,
+        st.integers(1, 5),
+        st.sampled_from(["speech", "text", "say"]),
+        st.sampled_from("abc"),
+        st.booleans(),
+        st.integers(0, 5),
+    ),
     st.builds(words, st.integers(1, 5), st.integers(1, 3), st.sampled_from(["", "x", "y"])),
     st.builds(ended, st.integers(1, 5), st.integers(1, 3)),
     st.builds(resumed, st.integers(1, 5), st.integers(1, 3)),
@@ -284,11 +371,14 @@ def test_whatever_comes(taken: list[Frame], speculate: bool) -> None:
     table = TurnTable(speculate)
     committed: set[int] = set()
     running: dict[int, int] = {}
+    ended_turns: set[int] = set()
     for now_ms, frame in enumerate(taken):
+        if isinstance(frame, TurnEnded) or (isinstance(frame, TurnStarted) and frame.source == "text"):
+            ended_turns.add(frame.turn)
         for command in table.handle(frame, now_ms):
             if isinstance(command, Commit):
                 assert command.turn not in committed
-                assert command.turn >= table.fence
+                assert command.turn >= table.fence or command.turn in ended_turns
                 committed.add(command.turn)
                 assert running.get(command.turn, command.attempt) == command.attempt
             elif isinstance(command, Begin):
