@@ -16,7 +16,7 @@ from rtvi_actors.models.prepare import path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, limit_threads, work_offline
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
 from rtvi_actors.tts.piece_worker import PieceWorker, Step, Steps
-from rtvi_actors.tts.spoken_text import spoken_text
+from rtvi_actors.tts.reading import Reader, word_marks
 from rtvi_actors.tts.trim import SilenceTrimmer
 
 SENTENCE_PAUSE_MS = 120
@@ -48,7 +48,7 @@ class CoquiTts:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._voice: Any = None
-        self._tokenizer: Any = None
+        self._reader: Reader | None = None
         self._rate_hz = 0
         self._worker: PieceWorker | None = None
 
@@ -77,7 +77,7 @@ class CoquiTts:
             raise ModelMissingError(f"{folder} is not a voice that can be loaded ({what}): run `{_PREPARE}`") from error
         from rtvi_actors.tts.vocoder import StreamingVits
 
-        self._tokenizer = model.tokenizer
+        self._reader = Reader(model.tokenizer)
         self._rate_hz = model.config.audio.sample_rate
         self._voice = StreamingVits(model)
         self._worker = PieceWorker("tts", lambda: limit_threads(self._config.tts.threads), self._speak)
@@ -104,18 +104,25 @@ class CoquiTts:
         """PCM16 at 24 kHz, one vocoder piece per step. Runs in the worker's thread."""
         import soxr
 
-        text = spoken_text(request.text)
-        token_ids = self._tokenizer.text_to_ids(text) if text else []
-        if not token_ids:
+        assert self._reader is not None
+        reading = self._reader.read(request.text)
+        if not reading.token_ids:
             return
-        ends_sentence = text.endswith((".", "!", "?"))
-        trimmer = SilenceTrimmer(self._rate_hz, SENTENCE_PAUSE_MS if ends_sentence else CLAUSE_PAUSE_MS)
+        trimmer = SilenceTrimmer(self._rate_hz, SENTENCE_PAUSE_MS if reading.ends_sentence else CLAUSE_PAUSE_MS)
         resampler = soxr.ResampleStream(self._rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality=_RESAMPLING)
-        prior = self._voice.prior(token_ids, request.speed)
+        prior = self._voice.prior(reading.token_ids, request.speed)
         most_frames = _LONGEST_MS * self._rate_hz // 1_000 // self._voice.hop
         piece_frames = max(1, round(self._config.tts.piece_ms * self._rate_hz / 1_000 / self._voice.hop))
-        for audio in self._voice.pieces(prior[:, :, :most_frames], piece_frames):
-            yield Step(_pcm16(resampler.resample_chunk(trimmer.push(audio))))
+        samples_per_sample = SAMPLE_RATE_HZ / self._rate_hz
+        marks: list[tuple[int, int]] | None = None
+        for audio in self._voice.pieces(prior.frames[:, :, :most_frames], piece_frames):
+            pcm = _pcm16(resampler.resample_chunk(trimmer.push(audio)))
+            if pcm and marks is None:
+                frame_samples, cut_samples = self._voice.hop * samples_per_sample, trimmer.cut_samples * samples_per_sample
+                marks = word_marks(reading.words, prior.token_frames, frame_samples, cut_samples)
+                yield Step(pcm, marks)
+            else:
+                yield Step(pcm)
         yield Step(_pcm16(resampler.resample_chunk(trimmer.finish(), last=True)))
 
 

@@ -7,6 +7,7 @@ under a millisecond. It is registered with Coqui under a name of its own, since 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from rtvi_actors.errors import ModelMissingError
@@ -68,6 +69,12 @@ def register_with_coqui() -> None:
     PHONEMIZERS[PHONEMIZER] = _coqui_class()
 
 
+def pronouncer(phonemizer: Any) -> Callable[[str], str]:
+    """What a Coqui phonemizer makes of one word. By its letters, if that would start a program for each word, or there is none."""
+    library = getattr(phonemizer, "library", None)
+    return library.phonemes if isinstance(library, EspeakLibrary) else str
+
+
 def _coqui_class() -> type[Any]:
     """A Coqui phonemizer class over :class:`EspeakLibrary`. Made on demand: importing Coqui takes a second."""
     from TTS.tts.utils.text.phonemizers.base import BasePhonemizer
@@ -76,7 +83,7 @@ def _coqui_class() -> type[Any]:
         """Coqui takes the punctuation out before and puts it back after :meth:`_phonemize`."""
 
         def __init__(self, language: str) -> None:
-            self._library = EspeakLibrary(language)
+            self.library = EspeakLibrary(language)
             super().__init__(language, keep_puncs=True)
 
         @staticmethod
@@ -95,9 +102,9 @@ def _coqui_class() -> type[Any]:
             return True  # the library refused an unknown one already
 
         def version(self) -> str:
-            return self._library.version
+            return self.library.version
 
         def _phonemize(self, text: str, separator: str) -> str:
-            return self._library.phonemes(text)
+            return self.library.phonemes(text)
 
     return EspeakLibraryPhonemizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
     pcm: bytes
     """PCM16; b"" when the piece was all silence."""
-    marks: list[tuple[int, int]] = []
+    marks: Sequence[tuple[int, int]] = ()
     """See :class:`TtsPiece`; with the first step that has sound."""
 
 
@@ -142,5 +142,5 @@ class PieceWorker:
             if not clause.has_audio:
                 clause.has_audio, clause.runs_out_ns = True, now_ns
             clause.runs_out_ns += len(step.pcm) * _NS_PER_BYTE
-            job.emit(TtsPiece(step.pcm, clause.compute_ns, step.marks, job.queue_ns))
+            job.emit(TtsPiece(step.pcm, clause.compute_ns, list(step.marks), job.queue_ns))
         return True

@@ -27,6 +27,9 @@ class SilenceTrimmer:
     Args:
         rate_hz: Sample rate.
         trailing_ms: Silence kept after the last sound.
+
+    Attributes:
+        cut_samples: Samples that were cut off before the first sound, known as soon as there is one.
     """
 
     def __init__(self, rate_hz: int, trailing_ms: int) -> None:
@@ -36,6 +39,7 @@ class SilenceTrimmer:
         self._rest: Samples = np.zeros(0, dtype=np.float32)
         """Less than a frame, or held silence and less than a frame."""
         self._heard = False
+        self.cut_samples = 0
 
     def push(self, samples: Samples) -> Samples:
         """What may go out after ``samples`` came."""
@@ -46,10 +50,12 @@ class SilenceTrimmer:
             # Whole frames are dropped, so that where frames begin does not depend on how the audio came.
             old = 0 if self._heard else max(0, len(samples) - self._leading) // self._frame * self._frame
             self._rest = samples[old:]
+            self.cut_samples += old
             return samples[:0]
         first, end = int(loud[0]) * self._frame, (int(loud[-1]) + 1) * self._frame
         start = 0 if self._heard else max(0, first - self._leading)
         self._heard = True
+        self.cut_samples += start
         self._rest = samples[end:]
         return samples[start:end]
 

@@ -32,6 +32,16 @@ _SLOPE = 0.1
 Samples = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What the text encoder makes of a clause."""
+
+    frames: Any
+    """A sample of the prior of every frame, a tensor of shape (1, channels, frames)."""
+    token_frames: list[int]
+    """How many of the frames each token lasts."""
+
+
 class _PassThrough(torch.nn.Module):
     """Takes the place of a part that is run elsewhere: gives its first argument back."""
 
@@ -68,12 +78,13 @@ class StreamingVits:
         """Samples per frame."""
         return self._decoder.hop
 
-    def prior(self, token_ids: list[int], speed: float = 1.0) -> Any:
-        """Encode a text: a sample of the prior, a tensor of shape (1, channels, frames). ``speed`` 2.0 speaks twice as fast."""
+    def prior(self, token_ids: list[int], speed: float = 1.0) -> Prior:
+        """Encode a text. ``speed`` 2.0 speaks twice as fast."""
         self._model.length_scale = self._length_scale / speed
         with torch.inference_mode():
             tokens = torch.tensor([token_ids], device=self._model.device)
-            return self._model.inference(tokens)["z_p"]
+            outputs = self._model.inference(tokens)
+            return Prior(outputs["z_p"], outputs["durations"].flatten().long().tolist())
 
     def whole(self, prior: Any) -> Samples:
         """All audio at once, by Coqui's own methods: the reference that :meth:`pieces` is compared with."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from rtvi_actors.errors import ConfigError, EngineError, ModelMissingError
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.tts.coqui import CLAUSE_PAUSE_MS, SENTENCE_PAUSE_MS, CoquiTts
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
+from rtvi_actors.tts.spoken_text import spoken_text
 
 pytestmark = pytest.mark.models
 
@@ -88,12 +90,93 @@ async def test_pieces_come_before_the_clause_is_done(tts: CoquiTts) -> None:
 @pytest.mark.parametrize("text", ["a", "No.", LONG])
 def test_pieces_joined_equal_one_run(tts: CoquiTts, text: str) -> None:
     voice = tts._voice
-    prior = voice.prior(tts._tokenizer.text_to_ids(text))
+    prior = voice.prior(tts._reader.read(text).token_ids).frames
     whole = voice.whole(prior)
     for frames in (8, 32, 50):
         joined = np.concatenate(list(voice.pieces(prior, frames)))
         assert len(joined) == len(whole) == prior.shape[2] * voice.hop
         assert np.abs(joined - whole).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello, world!",
+        "We were in the room for a bit, at 10:30.",
+        "\U0001f600 Caf\u00e9 **M\u00fcller** costs $5 million.",
+        LONG,
+        "?a",
+        "1" * 40,
+    ],
+)
+def test_the_model_reads_what_coqui_would(tts: CoquiTts, text: str) -> None:
+    assert tts._reader is not None
+    reading = tts._reader.read(text)
+    assert reading.token_ids == tts._reader._tokenizer.text_to_ids(spoken_text(text))
+    assert all(0 < word.first < word.last < len(reading.token_ids) for word in reading.words)
+    if text != "?a":
+        assert " ".join(text[word.begin : word.end] for word in reading.words) == text.removeprefix("\U0001f600 ")
+
+
+async def words_of(tts: CoquiTts, text: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+    """The samples of ``text``, and (word, begins at, ends at) in seconds, from the marks."""
+    pieces = await collect(tts.stream("s", TtsRequest(text)))
+    assert not any(piece.marks for piece in pieces[1:])
+    marks = pieces[0].marks
+    samples = np.frombuffer(b"".join(piece.pcm for piece in pieces), "<i2").astype(np.float32) / 32_768
+    for before, after in pairwise(marks):
+        assert before[0] <= after[0]
+        assert before[1] < after[1]
+    assert marks[-1][0] <= len(samples) + SAMPLE_RATE_HZ // 50
+    starts, ends = marks[::2], marks[1::2]
+    return samples, [(text[a[1] : b[1]], a[0] / SAMPLE_RATE_HZ, b[0] / SAMPLE_RATE_HZ) for a, b in zip(starts, ends, strict=True)]
+
+
+async def test_words_begin_where_whisper_hears_them(tts: CoquiTts, whisper: Any) -> None:
+    import soxr
+
+    apart_s: list[float] = []
+    for text in (
+        LONG,
+        "We are in the middle of the city, and it has been raining for a week.",
+        "Your room is on the second floor, at the end of the corridor, with a view of the lake.",
+    ):
+        samples, words = await words_of(tts, text)
+        resampled = soxr.resample(samples, SAMPLE_RATE_HZ, 16_000)
+        segments, _ = whisper.transcribe(resampled, beam_size=5, language="en", word_timestamps=True)
+        heard = [(_letters(word.word), word.start) for segment in segments for word in segment.words]
+        told = [(_letters(word), start) for word, start, _ in words]
+        matcher = SequenceMatcher(None, [word for word, _ in heard], [word for word, _ in told], autojunk=False)
+        for block in matcher.get_matching_blocks():
+            for place in range(block.size):
+                apart_s.append(abs(told[block.b + place][1] - heard[block.a + place][1]))
+    assert len(apart_s) > 40
+    # Whisper puts the pause behind a comma to the next word, and is half of the difference.
+    assert sum(apart_s) / len(apart_s) < 0.12
+
+
+@pytest.mark.parametrize(
+    "text", ["In the room, there is a bed, a chair, and a table.", "It is $1,000, e.g. for you and me, until 10:30, at the latest."]
+)
+async def test_words_end_where_it_gets_quiet_behind_them(tts: CoquiTts, text: str) -> None:
+    samples, words = await words_of(tts, text)
+    assert [word for word, _, _ in words] == text.split()
+    frames = samples[: len(samples) // 120 * 120].reshape(-1, 120)
+    quiet = np.sqrt((frames**2).mean(axis=1)) < 0.012
+    for (word, _, end_s), (_, next_s, _) in pairwise(words):
+        if word.endswith(","):
+            # In the middle of the pause it is quiet, and sound is near on both sides.
+            first, last = int(end_s * 200), int(next_s * 200)
+            assert quiet[first + 12 : last - 8].all(), word
+            assert not quiet[first - 16 : first + 12].all(), word
+            assert not quiet[last - 8 : last + 16].all(), word
+    loud = np.flatnonzero(~quiet)
+    assert abs(words[0][1] - loud[0] / 200) < 0.1
+    assert abs(words[-1][2] - loud[-1] / 200) < 0.1
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
 async def test_silence_at_the_ends_is_short(tts: CoquiTts) -> None:
@@ -105,7 +188,7 @@ async def test_silence_at_the_ends_is_short(tts: CoquiTts) -> None:
 
 @pytest.mark.parametrize("text", ["a", "7", "I", "?a", "caf\u00e9", "x" * 60, "1" * 60])
 async def test_odd_text_is_spoken(tts: CoquiTts, text: str) -> None:
-    assert len(await spoken(tts, text)) > SAMPLE_RATE_HZ // 10
+    assert len(await spoken(tts, text)) > SAMPLE_RATE_HZ // 20
 
 
 @pytest.mark.parametrize("text", [" ", "...", "\U0001f389", "\u65e5\u672c\u8a9e"])

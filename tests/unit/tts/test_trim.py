@@ -32,6 +32,14 @@ def test_shortens_both_ends_and_keeps_the_pause_inside() -> None:
     assert len(trimmed(samples, [])) == (20 + 50 + 300 + 50 + 100) * MS
 
 
+@pytest.mark.parametrize("cuts", [[], [30 * MS, 90 * MS], [7, 70 * MS, 103 * MS]])
+def test_tells_how_much_it_cut_off_at_the_beginning(cuts: list[int]) -> None:
+    trimmer = SilenceTrimmer(RATE_HZ, 100)
+    for part in np.split(np.concatenate([silence(100), tone(50), silence(300), tone(50)]), cuts):
+        trimmer.push(part)
+    assert trimmer.cut_samples == 80 * MS
+
+
 def test_shorter_silence_stays_as_it_is() -> None:
     samples = np.concatenate([silence(10), tone(50), silence(30)])
     assert len(trimmed(samples, [])) == len(samples)
