@@ -13,12 +13,30 @@ LOOP_WORDS = 8
 LONGEST_LOOP = 12
 """Words of the longest phrase that is looked for."""
 
+_INVENTIONS = frozenset(
+    (
+        "you",
+        "thank you",
+        "thank you very much",
+        "thank you so much",
+        "thanks",
+        "thanks for watching",
+        "thank you for watching",
+        "bye",
+    )
+)
+
 
 def is_made_up(text: str, no_speech: float, log_probability: float) -> bool:
     """Whether nobody said ``text``. ``log_probability``: the average of its tokens."""
     if not any(character.isalnum() for character in text):
         return True
     return no_speech >= NO_SPEECH and log_probability < LOG_PROBABILITY
+
+
+def is_typical_invention(text: str) -> bool:
+    """Whether ``text`` is nothing but what speech models like to make of a noise or a fragment. People say it too."""
+    return " ".join(filter(None, map(_plain, text.split()))) in _INVENTIONS
 
 
 def has_loop(text: str) -> bool:
@@ -29,7 +47,7 @@ def has_loop(text: str) -> bool:
 def without_loops(text: str) -> str:
     """``text`` with each loop cut down to its first round; white space becomes single spaces."""
     words = text.split()
-    plain = [word.strip(".,!?;:\"'").lower() for word in words]
+    plain = [_plain(word) for word in words]
     kept: list[str] = []
     at = 0
     while at < len(words):
@@ -43,6 +61,10 @@ def without_loops(text: str) -> str:
             kept.append(words[at])
             at += 1
     return " ".join(kept)
+
+
+def _plain(word: str) -> str:
+    return word.strip(".,!?;:\"'").lower()
 
 
 def _loop(plain: list[str], at: int) -> tuple[int, int]:

@@ -63,6 +63,20 @@ class TurnAudio:
         self._taken += cut
         return part
 
+    @property
+    def length(self) -> int:
+        """Samples of the turn so far, parts that were taken included, gaps not. Places in the turn count so."""
+        return self._length
+
+    @property
+    def taken(self) -> int:
+        """The place before which everything was taken as a part."""
+        return self._taken
+
+    def between(self, first: int, last: int) -> bytes:
+        """The audio from place ``first`` to place ``last`` (exclusive) of the turn, as far as it was not taken. It stays."""
+        return bytes(self._pcm[max(0, first - self._taken) * 2 : max(0, last - self._taken) * 2])
+
     def until(self, last_sample: int) -> bytes:
         """What was not taken as a part, up to ``last_sample`` (exclusive). It stays."""
         run = bisect_left(self._runs, (last_sample, 0)) - 1
@@ -78,6 +92,14 @@ class TurnAudio:
             return 0
         first_sample, place = self._runs[-1]
         return first_sample + self._length - place
+
+
+def loudness(pcm: bytes) -> float:
+    """How loud ``pcm`` (PCM16 LE) is: the mean distance from zero of every fourth sample. 0.0 for nothing."""
+    samples = array("h", pcm[: len(pcm) & ~1])[::STRIDE]
+    if sys.byteorder == "big":
+        samples.byteswap()
+    return sum(map(abs, samples)) / len(samples) if samples else 0.0
 
 
 def cut_sample(pcm: bytes) -> int:

@@ -1,8 +1,8 @@
 """The STT stage: one session's turns from audio to one final transcript per attempt.
 
-The final is asked for at TurnMayEnd, while the endpointing wait still runs; if speech resumes, the attempt is void and its request
-withdrawn. SpeechResumed and Cancel travel on another socket than the audio, so they may come before the TurnMayEnd that they void:
-what is void is remembered, never guessed from the order of arrival.
+While the user talks, interims tell the words so far. The final is asked for at TurnMayEnd, while the endpointing wait still runs;
+if speech resumes, the attempt is void and its request withdrawn. SpeechResumed and Cancel travel on another socket than the audio,
+so they may come before the TurnMayEnd that they void: what is void is remembered, never guessed from the order of arrival.
 
 A Cancel voids answers, not what the user said: a turn that ended before it still gets its final.
 """
@@ -29,7 +29,9 @@ from rtvi_actors.frames.types import (
     TurnMayEnd,
     TurnStarted,
 )
+from rtvi_actors.stt.captioning import Captioning
 from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
+from rtvi_actors.stt.interims import Event, FinalAsked, Opened, SpeechGoesOn
 from rtvi_actors.stt.segments import TurnAudio, join_texts
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ MAX_TURNS = 8
 """Turns whose audio is kept at a time; the oldest beyond it is given up. More than two only where finals are very late."""
 
 RECEIVERS = ("llm", "speaking", "edge")
-"""Who gets the transcript; the model that waits for it first."""
-
+"""Who gets a final; the model that waits for it first."""
+CAPTION_RECEIVERS = ("speaking", "edge")
+"""Who gets an interim; it may confirm an interruption."""
 
 NO_PIECE = SttPiece(text="", language="", compute_ns=0)
 """What is decoded of no audio."""
@@ -94,16 +97,24 @@ class _Turn:
         self.audio = TurnAudio(max_samples)
         self.parts: list[_Part] = []
         self.final: _Final | None = None
+        self.captions: Captioning | None = None
         self.settled = 0
         """Attempts up to this one are void or have had their final."""
         self.ended = 0
         """The attempt that the turn ended with; 0 while it is open."""
+
+    def caption(self, event: Event) -> None:
+        """Tell the turn's captions, if it has any."""
+        if self.captions is not None:
+            self.captions.step(event)
 
     def stop(self) -> None:
         """Withdraw everything that is being decoded."""
         if self.final is not None:
             self.final.stop()
             self.final = None
+        if self.captions is not None:
+            self.captions.stop()
         for part in self.parts:
             part.task.cancel()
 
@@ -111,14 +122,15 @@ class _Turn:
 class SttStage:
     """One session. For each attempt that is not resumed over, exactly one Transcript(final) leaves, "" included.
 
-    Sends Transcript to llm, speaking and edge, and to the edge Metrics of each final and an Error of scope turn for a final that
-    failed or came too late.
+    Sends finals to llm, speaking and edge, interims to speaking and edge, and to the edge Metrics of each final and an Error of
+    scope turn for a final that failed or came too late.
     """
 
     def __init__(self, config: Config, port: StagePort) -> None:
         self._port = port
         self._deadline_ms = config.stt.final_deadline_ms
         self._timeout_ms = config.stt.timeout_ms
+        self._interim_ms = config.stt.interim_ms
         self._max_samples = (config.speaking.max_turn_ms + config.speaking.pre_roll_ms) * SAMPLE_RATE_HZ // 1_000
         self._client: EngineClient[SttRequest, SttPiece] = EngineClient(port, "stt", SttRequest, SttPiece)
         self._turns: dict[int, _Turn] = {}
@@ -138,7 +150,7 @@ class SttStage:
             case Audio() | TurnMayEnd() | SpeechResumed() if frame.turn >= self._fence or frame.turn in self._turns:
                 self._on_turn(self._turn(frame.turn), frame)
             case TurnStarted(source="speech") if frame.turn >= self._fence:
-                self._turn(frame.turn)
+                self._on_started(self._turn(frame.turn), frame)
             case TurnEnded() if frame.turn in self._turns:  # others have no audio: typed text
                 self._on_ended(self._turns[frame.turn], frame)
             case _:
@@ -157,7 +169,7 @@ class SttStage:
     def _turn(self, number: int) -> _Turn:
         turn = self._turns.get(number)
         if turn is None:
-            turn = self._turns[number] = _Turn(number, self._max_samples)
+            turn = self._turns[number] = self._open_turn(number)
             if len(self._turns) > MAX_TURNS:
                 self._give_up(self._turns[min(self._turns)])
         return turn
@@ -168,6 +180,28 @@ class SttStage:
             self._answer(turn, turn.final, NO_PIECE, [EngineError("speech recognition is too far behind")])
         if turn.turn in self._turns:
             self._forget(turn.turn)
+
+    def _open_turn(self, number: int) -> _Turn:
+        turn = _Turn(number, self._max_samples)
+        if self._interim_ms:
+            for older in self._turns.values():  # one interim at a time
+                older.caption(FinalAsked())
+            turn.captions = Captioning(
+                self._port,
+                turn.audio,
+                self._interim_ms,
+                self._decode_interim,
+                lambda text, language: self._caption(turn, text, language),
+            )
+        return turn
+
+    def _on_started(self, turn: _Turn, frame: TurnStarted) -> None:
+        turn.caption(Opened(frame.under_bot))
+
+    def _caption(self, turn: _Turn, text: str, language: str) -> None:
+        for role in CAPTION_RECEIVERS:
+            transcript = Transcript(turn=turn.turn, attempt=turn.settled, text=text, final=False, language=language)
+            self._port.send(role, transcript)
 
     def _forget(self, number: int) -> None:
         self._turns.pop(number).stop()
@@ -187,6 +221,8 @@ class SttStage:
                 self._on_may_end(turn, frame)
             case SpeechResumed():
                 self._settle(turn, frame.attempt)
+                if turn.final is None and not turn.ended:
+                    turn.caption(SpeechGoesOn())
 
     def _on_audio(self, turn: _Turn, frame: Audio) -> None:
         turn.audio.add(frame.first_sample, frame.pcm)
@@ -195,6 +231,9 @@ class SttStage:
             part = _Part()
             turn.parts.append(part)
             part.task = self._port.spawn(self._decode_part(part, pcm), f"stt part {turn.turn}.{len(turn.parts)}")
+        if turn.captions is not None:
+            turn.captions.left_behind()
+            turn.captions.hear(frame.pcm)
 
     def _on_may_end(self, turn: _Turn, frame: TurnMayEnd) -> None:
         if frame.attempt <= turn.settled:
@@ -204,11 +243,13 @@ class SttStage:
         final = turn.final = turn.final or self._final(turn, frame.attempt)
         if final.task is not None:
             return
+        turn.caption(FinalAsked())
         pcm = turn.audio.until(frame.last_sample)
         final.task = self._port.spawn(self._decode_final(turn, final, pcm), f"stt final {turn.turn}.{frame.attempt}")
 
     def _on_ended(self, turn: _Turn, frame: TurnEnded) -> None:
         turn.ended = frame.attempt
+        turn.caption(FinalAsked())
         self._settle(turn, frame.attempt - 1)
         if frame.attempt <= turn.settled:
             self._forget_if_over(turn)
@@ -238,9 +279,12 @@ class SttStage:
 
     async def _decode_part(self, part: _Part, pcm: bytes) -> None:
         try:
-            part.text = (await self._decode(SttRequest(pcm=pcm, final=False), self._timeout_ms)).text
+            part.text = (await self._decode(SttRequest(pcm=pcm), self._timeout_ms)).text
         except EngineError as error:
             part.errors.append(error)
+
+    async def _decode_interim(self, request: SttRequest) -> SttPiece:
+        return await self._decode(request, self._timeout_ms)
 
     async def _decode_final(self, turn: _Turn, final: _Final, pcm: bytes) -> None:
         errors: list[EngineError] = []

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtvi_actors.stt.plausible import has_loop, is_made_up, without_loops
+from rtvi_actors.stt.plausible import has_loop, is_made_up, is_typical_invention, without_loops
 
 pytestmark = pytest.mark.unit
 
@@ -48,3 +48,10 @@ def test_cutting_keeps_order_and_is_bounded(words, rounds):
     rest = iter(words)
     assert all(word in rest for word in cut)
     assert len(without_loops("one two three " * rounds).split()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "typical"), [("Thank you.", True), (" you", True), ("Thanks for the room.", False), ("Stop!", False)]
+)
+def test_what_models_like_to_make_up(text, typical):
+    assert is_typical_invention(text) is typical

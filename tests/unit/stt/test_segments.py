@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtvi_actors.stt.segments import MAX_PART_SAMPLES, MIN_PART_SAMPLES, TurnAudio, cut_sample, join_texts
+from rtvi_actors.stt.segments import MAX_PART_SAMPLES, MIN_PART_SAMPLES, TurnAudio, cut_sample, join_texts, loudness
 
 pytestmark = pytest.mark.unit
 
@@ -136,3 +136,22 @@ def test_what_is_too_short_cannot_be_cut():
 )
 def test_joining(texts, joined):
     assert join_texts(texts) == joined
+
+
+def test_places_count_what_was_taken_but_not_the_gaps():
+    audio = TurnAudio(10**6)
+    audio.add(100, b"ab" * 512)
+    audio.add(2_000, b"cd" * 512)
+    assert audio.length == 1_024
+    assert audio.between(511, 514) == b"abcdcd"
+    assert audio.between(1_000, 9_999) == b"cd" * 24
+    audio.add(3_000, bytes(30 * 32_000))
+    part = audio.take_part()
+    assert audio.taken == len(part) // 2
+    assert audio.between(0, audio.taken) == b""
+    assert len(audio.between(0, audio.length)) == 2 * (audio.length - audio.taken)
+
+
+def test_loudness():
+    assert loudness(b"") == loudness(b"x") == 0.0
+    assert loudness(array("h", [-300, 0, 0, 0] * 128).tobytes()) == 300.0

@@ -311,6 +311,100 @@ async def test_the_audio_of_a_turn_is_bounded():
     await session.port.close()
 
 
+# --------------------------------------------------------------------------------------------------------------- interims
+
+
+async def talk(session: Session, turn: int, ms: int, first_sample: int = 0) -> int:
+    """In real time; returns the sample behind it."""
+    for at in range(first_sample, first_sample + ms * 16, 512):
+        await session.port.advance(32)
+        await session.say(turn, at, 512)
+    return at + 512
+
+
+def captions(session: Session, role: str = "edge") -> list[tuple[int, int, str]]:
+    return [(frame.turn, frame.attempt, frame.text) for frame in session.port.frames(role, Transcript) if not frame.final]
+
+
+async def test_interims_tell_the_words_while_the_user_talks(session):
+    await session.receive(started(1))
+    at = await talk(session, 1, 600)
+    assert [request.final for request in map(session.utterance, range(len(session.requests)))] == [False]
+    assert 500 * 32 <= len(session.utterance().pcm) <= 600 * 32
+    await session.answer("Hello.")
+    at = await talk(session, 1, 600, at)
+    await session.answer("Hello there.")
+    assert captions(session) == captions(session, "speaking") == [(1, 0, "Hello"), (1, 0, "Hello there")]
+    assert session.port.frames("llm", Transcript) == []
+    assert session.port.frames("edge", Metrics) == []
+
+
+async def test_a_final_withdraws_the_interim_and_the_next_ones_name_the_attempt(session):
+    await session.receive(started(1))
+    at = await talk(session, 1, 600)
+    await session.receive(may_end(1, 1, at))
+    assert session.withdrawn == [session.requests[0].request]
+    assert session.utterance(1).final
+    await session.answer("Too late.", index=0)
+    at = await talk(session, 1, 1_000, at)
+    assert len(session.requests) == 2
+    await session.receive(resumed(1, 1))
+    at = await talk(session, 1, 600, at)
+    assert not session.utterance().final
+    await session.answer("On and on.")
+    assert captions(session) == [(1, 1, "On and on")]
+    assert session.finals() == []
+
+
+async def test_an_end_or_a_cancel_withdraws_the_interim(session):
+    await session.receive(started(1))
+    at = await talk(session, 1, 600)
+    await session.receive(ended(1, 1))
+    assert len(session.withdrawn) == 1
+    await session.receive(started(2))
+    await talk(session, 2, 600, at)
+    await session.receive(Cancel(fence=3, reason="text"))
+    assert len(session.withdrawn) == 2
+    assert captions(session) == []
+
+
+async def test_a_new_turn_has_the_only_interim(session):
+    await session.receive(started(1))
+    at = await talk(session, 1, 600)
+    await session.receive(started(2))
+    assert session.withdrawn == [session.requests[0].request]
+    at = await talk(session, 1, 2_000, at)
+    assert len(session.requests) == 1
+    await talk(session, 2, 600, at)
+    assert len(session.requests) == 2
+
+
+async def test_under_the_bot_the_first_interim_comes_sooner(session):
+    await session.receive(TurnStarted(turn=1, request="", source="speech", under_bot=True))
+    await talk(session, 1, 330)
+    assert len(session.requests) == 1
+
+
+async def test_an_interim_that_fails_is_not_told(session):
+    await session.receive(started(1))
+    at = await talk(session, 1, 600)
+    await session.fail()
+    await talk(session, 1, 600, at)
+    assert len(session.requests) == 2
+    assert session.port.frames("edge", Error) == []
+
+
+async def test_interims_may_be_switched_off():
+    session = Session(Config().replace(stt={"interim_ms": 0}))
+    await session.receive(started(1))
+    at = await talk(session, 1, 3_000)
+    assert session.requests == []
+    await session.receive(may_end(1, 1, at))
+    await session.answer("Yes.")
+    assert session.finals() == [(1, 1, "Yes.")]
+    await session.port.close()
+
+
 def half_minute_with_pause_at(second: int) -> list[tuple[int, bytes]]:
     return [(at, (b"\0\0" if second * 16_000 <= at < second * 16_000 + 8_000 else LOUD)) for at in range(0, 480_000, 512)]
 
@@ -324,7 +418,7 @@ async def speak_long(session: Session, first_sample: int = 0) -> None:
 async def test_a_long_turn_is_decoded_in_parts_while_the_user_talks(session):
     await speak_long(session)
     assert len(session.requests) == 1
-    assert not session.utterance(0).final
+    assert session.utterance(0).final, "its text is kept"
     assert 25 <= len(session.utterance(0).pcm) / 32_000 <= 25.5
     await session.answer("It began well...", index=0)
     await session.receive(may_end(1, 1, 480_000))
