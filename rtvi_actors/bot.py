@@ -26,11 +26,11 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, cast
 
 from rtvi_actors.config import Config
@@ -39,6 +39,8 @@ from rtvi_actors.llm.hooks import SessionHooks, Voice, current_call
 
 MAX_SAID_CHARS = 10_000
 """Longest text that :meth:`Session.say` takes."""
+MAX_REASON_CHARS = 500
+"""Longest reason that :meth:`Session.end` takes."""
 
 HOOKS = ("on_start", "on_turn", "on_end")
 
@@ -59,6 +61,8 @@ class Session:
         self._voice = voice
         self.id = voice.session
         """Unique in the app."""
+        self.body: Mapping[str, Any] = MappingProxyType(dict(voice.body))
+        """What the client gave as ``body`` at ``POST /start``; empty for one that came without. It is a stranger's word."""
 
     async def say(self, text: str) -> None:
         """Say ``text``; returns when the user heard it, or interrupted it.
@@ -82,6 +86,20 @@ class Session:
             await call.put(text if text[-1].isspace() else text + " ")
         else:
             await asyncio.wrap_future(self._voice.say(text))
+
+    def end(self, reason: str = "") -> None:
+        """End the session once the bot has finished. Returns at once, and may be called from any thread.
+
+        What was given to :meth:`say` is heard first, and inside ``on_turn`` that turn's answer, whatever of it is still to come;
+        ``session.finish_ms`` of the configuration is the longest that this may take. From then on the user is not heard any more,
+        and what else is given to :meth:`say` fails with SessionClosedError. The client is told ``reason``.
+
+        Raises:
+            ValueError: ``reason`` is longer than 500 characters.
+        """
+        if len(reason) > MAX_REASON_CHARS:
+            raise ValueError(f"a reason of {len(reason):,} characters is too long; {MAX_REASON_CHARS} are allowed")
+        self._voice.end(reason)
 
 
 class Bot:

@@ -35,12 +35,15 @@ class Says:
         self._numbers = itertools.count(1)
         self._waiting: deque[Said] = deque()
         self._current: Said | None = None
-        self._closed = False
+        self._refusal = ""
+        """Why no text is taken any more."""
+        self._then: Callable[[], None] | None = None
+        """To be called when none is left."""
 
     def add(self, text: str, future: Future[None]) -> None:
         """Say ``text`` when all that came before it were said. ``future`` is done when it was said or interrupted."""
-        if self._closed:
-            _fail(future, SessionClosedError("the session is over: nothing can be said any more"))
+        if self._refusal:
+            _fail(future, SessionClosedError(self._refusal))
         elif len(self._waiting) >= MAX_WAITING:
             _fail(future, SessionError(f"{MAX_WAITING} texts already wait to be said"))
         else:
@@ -63,9 +66,15 @@ class Says:
                 said.future.set_result(None)
             self._next()
 
+    def finish(self, then: Callable[[], None]) -> None:
+        """Take no more texts, and call ``then`` when those that wait were said. Repeated, it changes nothing."""
+        if not self._refusal:
+            self._refusal, self._then = "the session is ending: nothing more can be said", then
+            self._next()
+
     def close(self) -> None:
         """The session is over: fail all that were not said."""
-        self._closed = True
+        self._refusal, self._then = "the session is over: nothing can be said any more", None
         left = list(self._waiting) if self._current is None else [self._current, *self._waiting]
         self._waiting.clear()
         self._current = None
@@ -78,6 +87,9 @@ class Says:
             if not said.future.cancelled():
                 self._current = said
                 self._ask(said.request)
+        if self._current is None and self._then is not None:
+            then, self._then = self._then, None
+            then()
 
 
 def _fail(future: Future[None], error: SessionError) -> None:

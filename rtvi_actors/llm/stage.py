@@ -7,18 +7,19 @@ engine and the application's bot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rtvi_actors.engines.pool import EngineClient
 from rtvi_actors.errors import EngineError, SessionClosedError
-from rtvi_actors.frames.types import Attach, ClientMessage, Error, Frame, Role, TurnRequest
+from rtvi_actors.frames.types import Attach, ClientMessage, Error, Frame, Role, SessionEnd, TurnRequest
 from rtvi_actors.llm import turns
 from rtvi_actors.llm.answer import Answer
 from rtvi_actors.llm.context import Context
@@ -44,7 +45,8 @@ class LlmStages:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._bots: dict[str, BotHooks] = {}
-        self._bot(config.bot.class_)
+        for name in (config.bot.class_, *config.bots.values()):
+            self._bot(name)
 
     def create(self, port: StagePort, attach: Attach) -> LlmStage:
         """A stage for a new session.
@@ -53,7 +55,10 @@ class LlmStages:
             ConfigError: its bot cannot be loaded, or one of its settings is wrong.
         """
         config = self._config.replace(llm=attach.services["llm"]) if attach.services.get("llm") else self._config
-        return LlmStage(port, config, self._bot(attach.bot or config.bot.class_))
+        name = attach.bot or config.bot.class_
+        if name != config.bot.class_:
+            config = config.replace(bot={"class": name, "instructions": ""})
+        return LlmStage(port, config, self._bot(name), body=json.loads(attach.body or b"{}"))
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -73,9 +78,15 @@ class LlmStage:
     """
 
     def __init__(
-        self, port: StagePort, config: Config, bot: BotHooks, hook_thread: Callable[[str, str], HookThread] = HookThread
+        self,
+        port: StagePort,
+        config: Config,
+        bot: BotHooks,
+        hook_thread: Callable[[str, str], HookThread] = HookThread,
+        body: Mapping[str, Any] | None = None,
     ) -> None:
         self.session = port.session
+        self.body = body or {}
         self._make_thread = hook_thread
         self.context = Context(config.bot.instructions or bot.instructions)
         self._port = port
@@ -91,6 +102,8 @@ class LlmStage:
         self._hooks: SessionHooks | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = False
+        self._newest_turn = 0
+        """Of those that the bot has begun to answer."""
         self._silent = False
         """A test wants answers as text only."""
         self._closed = False
@@ -130,6 +143,8 @@ class LlmStage:
         match message.type:
             case "client-ready":
                 self._start_bot()
+            case "idle-prompt":
+                self._says.add(json.loads(message.data)["text"], Future())
             case "eval-connect":
                 self._silent = bool(json.loads(message.data)["skip_tts"])
             case "eval-context":
@@ -169,6 +184,15 @@ class LlmStage:
             future.set_exception(SessionClosedError("the session is over: its process is ending"))
         return future
 
+    def end(self, reason: str) -> None:
+        """End the session when what is being said was heard (``hooks.Voice``). From any thread."""
+        if self._loop is not None and not self._closed:
+            with contextlib.suppress(RuntimeError):  # its process is ending, and the session with it
+                self._loop.call_soon_threadsafe(self._says.finish, partial(self._tell_end, reason))
+
+    def _tell_end(self, reason: str) -> None:
+        self._port.send("edge", SessionEnd(turn=self._newest_turn, reason=reason))
+
     # ---------------------------------------------------------------------------------------------------- what to do
 
     def _do(self, commands: list[turns.Command]) -> None:
@@ -180,6 +204,8 @@ class LlmStage:
                     self.context.append_user(command.turn, command.text)
                     if command.turn in self._answers:
                         self._answers[command.turn].commit()
+                case turns.Withdraw():
+                    self.context.withdraw_user(command.turn)
                 case turns.Say():
                     self._say(command)
                 case turns.Stop():
@@ -188,6 +214,9 @@ class LlmStage:
                     self._heard(command)
                 case turns.Note():
                     self.context.append_note(command.text)
+                case turns.Lost():
+                    text = f"too many typed texts wait for their turn; dropped: {command.text[:80]!r}"
+                    self._port.send("edge", Error(scope="turn", retryable=True, text=text))
                 case turns.WakeAt():
                     self._port.call_later(max(command.at_ms - self._port.now_ms(), 0), self._wake)
 
@@ -218,6 +247,7 @@ class LlmStage:
 
     def _run(self, answer: Answer, user_text: str, pieces: AsyncGenerator[LlmPiece, None], reason: str = "stop") -> None:
         self._answers[answer.turn] = answer
+        self._newest_turn = max(self._newest_turn, answer.turn)
         for stale in sorted(self._answers)[: -turns.MAX_TURNS]:
             del self._answers[stale]
         task = self._port.spawn(answer.run(user_text, pieces, reason), f"answer to turn {answer.turn}")

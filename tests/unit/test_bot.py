@@ -133,11 +133,36 @@ class FakeVoice:
     session = "s1"
 
     def __init__(self) -> None:
+        self.body = {"user": "Ada"}
+        self.ended: list[str] = []
         self.said: list[tuple[str, Future[None]]] = []
 
     def say(self, text: str) -> Future[None]:
         self.said.append((text, Future()))
         return self.said[-1][1]
+
+    def end(self, reason: str) -> None:
+        self.ended.append(reason)
+
+
+def test_what_the_client_gave_can_be_read_and_not_written() -> None:
+    voice = FakeVoice()
+    session = Session(voice)
+    assert session.body == {"user": "Ada"}
+    voice.body["user"] = "Eve"
+    assert session.body["user"] == "Ada"
+    with pytest.raises(TypeError):
+        session.body["user"] = "Eve"  # type: ignore[index]
+
+
+def test_end_is_handed_on() -> None:
+    voice = FakeVoice()
+    session = Session(voice)
+    session.end()
+    session.end("closed")
+    with pytest.raises(ValueError, match="501 characters"):
+        session.end("x" * 501)
+    assert voice.ended == ["", "closed"]
 
 
 async def test_say_returns_when_it_was_said() -> None:

@@ -60,3 +60,38 @@ def test_too_many_are_refused_and_the_end_fails_the_rest() -> None:
     late = Future[None]()
     says.add("Late.", late)
     assert all(isinstance(future.exception(), SessionClosedError) for future in [*futures[:-1], late])
+
+
+def test_the_end_waits_for_what_is_said() -> None:
+    asked: list[str] = []
+    told: list[str] = []
+    says = Says(asked.append)
+    first, second, late = (Future[None]() for _ in range(3))
+    says.add("One.", first)
+    says.add("Two.", second)
+    says.finish(lambda: told.append("end"))
+    says.finish(lambda: told.append("another end"))
+    says.add("Three.", late)
+    with pytest.raises(SessionClosedError, match="is ending"):
+        late.result(timeout=0)
+    says.begin(1, "say-1")
+    says.over(1)
+    assert told == []
+    says.begin(2, "say-2")
+    says.over(2)
+    assert second.done()
+    assert told == ["end"]
+    says.over(2)
+    says.close()
+    assert told == ["end"]
+
+
+def test_where_nothing_is_said_the_end_comes_at_once() -> None:
+    told: list[str] = []
+    says = Says(lambda _: None)
+    says.finish(lambda: told.append("end"))
+    assert told == ["end"]
+    closed = Says(lambda _: None)
+    closed.close()
+    closed.finish(lambda: told.append("too late"))
+    assert told == ["end"]

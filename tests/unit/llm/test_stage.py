@@ -31,6 +31,7 @@ from rtvi_actors.frames.types import (
     LlmText,
     Metrics,
     Played,
+    SessionEnd,
     SpeechResumed,
     Transcript,
     TurnEnded,
@@ -306,12 +307,98 @@ async def test_settings_of_the_session_and_of_the_configuration() -> None:
     await talk.close()
 
 
+async def test_a_bot_that_was_asked_for_and_what_it_was_given() -> None:
+    config = Config().replace(bot={"instructions": "Be a pirate."}, bots={"clerk": f"{__file__}:Clerk"})
+    stages = LlmStages(config)
+    talk = Conversation()
+    talk.stage = stages.create(talk.port, Attach(route={}, bot=config.bots["clerk"], body=b'{"name": "Ada"}'))
+    await talk.stage.open()
+    await talk.receive(READY)
+    await talk.until(lambda: talk.port.frames("speaking", TurnRequest))
+    await talk.receive(started(1, "say", "say-1"))
+    assert "".join(clause.text for clause in talk.told(Clause)) == "Good evening, Ada."
+    assert talk.stage.context.messages(2, "")[0].content == "Be a clerk."
+    await talk.close()
+
+
+@pytest.mark.parametrize("section", [{"bot": {"class": "no_such_module:Bot"}}, {"bots": {"other": "no_such_module:Bot"}}])
+def test_no_process_starts_with_a_bot_that_cannot_be_loaded(section: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="no_such_module"):
+        LlmStages(Config().replace(**section))
+
+
 def test_a_bot_that_cannot_be_loaded() -> None:
     with pytest.raises(ConfigError, match="no_such_module"):
         LlmStages(Config().replace(bot={"class": "no_such_module:Bot"}))
 
 
 # ------------------------------------------------------------------------------------------------------------ the bot
+
+
+class Clerk(Bot):
+    instructions = "Be a clerk."
+
+    async def on_start(self, session: Session) -> None:
+        await session.say(f"Good evening, {session.body['name']}.")
+
+
+class Closer(Bot):
+    """Ends the session: in a turn before it answers, or at the start behind what it says."""
+
+    async def on_start(self, session: Session) -> None:
+        if session.body:
+            await session.say("We are closed.")
+            session.end("closed")
+
+    async def on_turn(self, session: Session, turn: Turn) -> str:
+        session.end()
+        return "Goodbye."
+
+
+async def test_the_end_names_the_turn_that_is_being_answered() -> None:
+    talk = await answered_by(Closer, "bye")
+    await talk.until(lambda: talk.told(SessionEnd))
+    assert talk.told(SessionEnd) == [SessionEnd(turn=1, reason="")]
+    assert text_of(talk.told()) == "Goodbye."
+    with pytest.raises(SessionClosedError, match="is ending"):
+        await asyncio.wrap_future(talk.stage.say("One more thing."))
+    await talk.close()
+    talk.stage.end("too late")
+    assert len(talk.told(SessionEnd)) == 1
+
+
+async def test_the_end_comes_behind_what_is_said() -> None:
+    talk = Conversation()
+    talk.stage = LlmStage(talk.port, Config(), BotClass(Closer), body={"late": True})
+    await talk.stage.open()
+    await talk.receive(READY)
+    await talk.until(lambda: talk.port.frames("speaking", TurnRequest))
+    await talk.receive(started(1, "say", "say-1"))
+    assert talk.told(SessionEnd) == []
+    await talk.receive(played(1, 0, 14))
+    await talk.until(lambda: talk.told(SessionEnd))
+    assert talk.told(SessionEnd) == [SessionEnd(turn=1, reason="closed")]
+    await talk.close()
+
+
+async def test_an_idle_prompt_is_said() -> None:
+    talk = Conversation()
+    await talk.stage.open()
+    await talk.receive(ClientMessage(id="", type="idle-prompt", data=b'{"text": "Still there?"}'))
+    await talk.receive(started(1, "say", "say-1"))
+    assert [clause.text for clause in talk.told(Clause)] == ["Still there?"]
+    await talk.receive(played(1, 0, 12), started(2), words(2, "Yes."))
+    assert talk.prompt() == [("assistant", "Still there?"), ("user", "Yes.")]
+    await talk.close()
+
+
+async def test_typed_texts_that_are_lost_are_told() -> None:
+    talk = Conversation()
+    await talk.receive(*(ClientText(request=f"text-{n}", text=f"text {n}", run=True, audio=True) for n in range(34)))
+    errors = talk.told(Error)
+    assert [error.text[-8:-1] for error in errors] == ["'text 0", "'text 1"]
+    assert {error.scope for error in errors} == {"turn"}
+    await talk.close()
 
 
 class Greeter(Bot):
