@@ -7,7 +7,9 @@ out in the order that clients rely on:
 * A turn of speech is *joined* by Transcript(final) and TurnEnded of the same attempt; one of text or say by its TurnStarted.
   Nothing of the bot leaves before. The speculative transcript does, as not final.
 * A turn opened under the bot's speech is *hidden* until its Cancel.
-* A void turn (no words, or hidden to its end) leaves no trace but the user-stopped of a user-started that was sent.
+* A void turn (no words, or hidden to its end) leaves no trace but the user-stopped of a user-started that was sent. A turn that
+  reopens another has words if one of the two has.
+* The words of a turn that was cancelled behind its end are told when they come (``late_words``); later turns are joined behind them.
 * Nothing of a turn below the fence leaves, nor of an attempt that was resumed over.
 
 What is held is bounded by the windows of its producers' streams: each byte of ``bot_audio`` and ``text`` is granted back once, by
@@ -20,6 +22,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from rtvi_actors.edge.late_words import LateWords
 from rtvi_actors.edge.playout import AnswerOpened, Grant, Heard, PlayoutEvent
 from rtvi_actors.frames.types import (
     AudioEnded,
@@ -105,6 +108,7 @@ class _Turn:
     clauses: set[int] = field(default_factory=set)
     audio: deque[BotAudio | Marks | AudioEnded] = field(default_factory=deque)
     """Of clauses that are not here yet."""
+    reopens: int = 0
 
 
 class Join:
@@ -116,6 +120,7 @@ class Join:
         self._newest = 0
         """The last turn that started. Numbers rise, so one up to it that is not in ``_turns`` is over."""
         self._typed: dict[str, Typed] = {}
+        self._late = LateWords()
 
     def handle(self, event: Frame | Typed | Heard) -> list[Output]:
         """Take one frame from a stage, a typed text, or the playout's word that a turn is over. Other frames give nothing."""
@@ -133,6 +138,8 @@ class Join:
                 return self._fail(event)
             case Pause() | Resume():
                 return self._hold(event)
+            case Transcript() if event.turn in self._late:
+                return self._hear_late(event)
             case TurnStarted() | SpeechResumed() | TurnEnded() | Transcript():
                 turn = self._turn(event.turn)
                 return [] if turn is None else self._user(turn, event)
@@ -172,11 +179,12 @@ class Join:
     def _start(self, turn: _Turn, frame: TurnStarted) -> list[Output]:
         self._newest = max(self._newest, turn.number)
         turn.source = frame.source
-        turn.hidden = frame.under_bot
+        turn.hidden, turn.reopens = frame.under_bot, frame.reopens
         if frame.source != "speech":
             typed = self._typed.pop(frame.request, None)
             echo: list[Output] = [] if typed is None else [UserTyped(typed.text, typed.message_id)]
-            return [*self._supersede(turn, 1), *echo, *self._commit(turn)]
+            turn.ended = 1
+            return [*self._supersede(turn, 1), *echo, *self._try_join(turn)]
         if turn.hidden:
             return []
         turn.told = True
@@ -216,12 +224,33 @@ class Join:
         if turn.hidden:
             # It ends, and no Cancel came before: nobody has heard of it.
             return self._void(turn)
-        if turn.final is None or turn.joined:
+        if turn.joined or self._late.come_before(turn.number):
+            return []
+        if turn.source != "speech":
+            return [*self._late.tell(), *self._commit(turn)]
+        if turn.final is None:
             return []
         stopped: list[Output] = [UserStopped(turn.number)] if turn.told else []
-        if not turn.final.strip():
+        stopped += self._late.tell()
+        if not self._late.settle(turn.number, turn.final, turn.reopens):
             return [*stopped, *self._void(turn)]
-        return [*stopped, UserText(turn.number, turn.final, final=True), *self._commit(turn)]
+        if turn.final.strip():
+            stopped.append(UserText(turn.number, turn.final, final=True))
+        return [*stopped, *self._commit(turn)]
+
+    def _hear_late(self, frame: Transcript) -> list[Output]:
+        """Words of a cancelled turn. They are told at once, unless the user is speaking: then with the words that follow."""
+        if not self._late.hear(frame):
+            return []
+        outputs = self._tell_late()
+        for turn in list(self._turns.values()):
+            if turn.ended == turn.attempt:
+                outputs += self._try_join(turn)
+        return outputs
+
+    def _tell_late(self) -> list[Output]:
+        user_speaks = any(turn.told and not turn.joined for turn in self._turns.values())
+        return [] if user_speaks else list(self._late.tell())
 
     def _void(self, turn: _Turn) -> list[Output]:
         del self._turns[turn.number]
@@ -301,6 +330,10 @@ class Join:
         self._fence = max(self._fence, cancel.fence)
         below = [self._turns.pop(number) for number in sorted(self._turns) if number < self._fence]
         outputs: list[Output] = [UserStopped(turn.number) for turn in below if turn.told and not turn.joined]
+        for turn in below:
+            if turn.source == "speech" and turn.ended is not None and not (turn.joined or turn.hidden):
+                self._late.keep(turn.number, turn.ended, turn.final, turn.reopens)
+        outputs += self._tell_late()
         new = self._turns.get(self._fence)
         revealed = new is not None and new.hidden
         if new is not None and revealed:
@@ -318,7 +351,7 @@ class Join:
 
     def _fail(self, error: Error) -> list[Output]:
         """An error of a turn below the fence interests nobody any more."""
-        if 0 < error.turn < self._fence:
+        if 0 < error.turn < self._fence and error.turn not in self._late:
             return []
         return [Failure(error.text, fatal=error.scope in ("session", "cluster"))]
 

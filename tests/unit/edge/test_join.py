@@ -49,8 +49,8 @@ from rtvi_actors.rtvi.events import (
 pytestmark = pytest.mark.unit
 
 
-def started(turn: int, source: str = "speech", under_bot: bool = False) -> TurnStarted:
-    return TurnStarted(turn=turn, request=f"r{turn}", source=source, under_bot=under_bot)
+def started(turn: int, source: str = "speech", under_bot: bool = False, reopens: int = 0) -> TurnStarted:
+    return TurnStarted(turn=turn, request=f"r{turn}", source=source, under_bot=under_bot, reopens=reopens)
 
 
 def ended(turn: int, attempt: int = 1) -> TurnEnded:
@@ -272,6 +272,81 @@ def test_audio_that_waits_for_its_clause_is_granted_back_at_the_cancel() -> None
     assert grants(outputs(cancel(2), join=join)) == {"bot_audio": 1_920}
 
 
+class TestReopened:
+    """The user goes on with turn 1, which had ended too early."""
+
+    GOES_ON = started(2, under_bot=True, reopens=1)
+
+    def test_words_that_were_told_are_not_told_again(self) -> None:
+        join = bot_speaks()
+        assert said(self.GOES_ON, cancel(2), words(2, "there"), ended(2), *llm(2, "Fine.")[:2], join=join) == [
+            UserStarted(2),
+            Interrupted(1),
+            AnswerEnded(1),
+            UserText(2, "there", final=False),
+            UserStopped(2),
+            UserText(2, "there", final=True),
+            AnswerStarted(2, "u2"),
+            AnswerText(2, "Fine."),
+        ]
+
+    def test_words_that_come_behind_the_cancel_are_told_before_those_of_the_next_turn(self) -> None:
+        join = Join()
+        found = said(started(1), ended(1), self.GOES_ON, cancel(2), words(2, "there"), ended(2), *llm(2), join=join)
+        assert found == [UserStarted(1), UserStopped(1), UserStarted(2), UserText(2, "there", final=False)]
+        assert said(words(1, "Hi"), join=join) == [
+            UserStopped(2),
+            UserText(1, "Hi", final=True),
+            UserText(2, "there", final=True),
+            AnswerStarted(2, "u2"),
+            AnswerEnded(2),
+        ]
+
+    def test_they_wait_while_the_user_speaks(self) -> None:
+        join = Join()
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        assert outputs(words(1, "Hi"), join=join) == []
+        assert said(words(2, "there"), ended(2), join=join)[1:] == [
+            UserStopped(2),
+            UserText(1, "Hi", final=True),
+            UserText(2, "there", final=True),
+        ]
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_who_goes_on_without_words_after_all_is_answered(self, order: tuple[int, int]) -> None:
+        join = Join()
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        frames = (words(1, "Hi"), words(2, ""))
+        assert said(ended(2), *(frames[at] for at in order), *llm(2), join=join) == [
+            UserStopped(2),
+            UserText(1, "Hi", final=True),
+            AnswerStarted(2, "u2"),
+            AnswerEnded(2),
+        ]
+
+    def test_without_a_word_in_either_nothing_is_answered(self) -> None:
+        join = Join()
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        assert outputs(ended(2), words(2, ""), words(1, ""), *llm(2), join=join) == [UserStopped(2)]
+
+    def test_typed_text_in_mid_sentence_is_answered_behind_the_words_that_were_said(self) -> None:
+        join = Join()
+        outputs(started(1), Typed("r2", "3 nights", "m", run=True), ended(1), join=join)
+        assert said(cancel(2), started(2, "text", reopens=1), *llm(2), join=join) == [UserStopped(1), UserTyped("3 nights", "m")]
+        assert said(words(1, "A room for"), join=join) == [
+            UserText(1, "A room for", final=True),
+            AnswerStarted(2, "u2"),
+            AnswerEnded(2),
+        ]
+
+
+def test_an_error_of_words_that_are_waited_for_is_told() -> None:
+    join = Join()
+    late = Error(turn=1, scope="turn", retryable=True, text="slow")
+    outputs(started(1), ended(1), cancel(2), join=join)
+    assert outputs(late, words(1, ""), late, join=join) == [Failure("slow", fatal=False)]
+
+
 def test_typed_text_is_echoed_in_its_turn_after_the_interruption() -> None:
     join = bot_speaks()
     assert outputs(Typed("r2", "Stop", "m", run=True), join=join) == []
@@ -321,11 +396,16 @@ class Story:
     links: dict[str, list[Frame | Typed]] = field(default_factory=lambda: {"speaking": [], "stt": [], "llm": [], "tts": []})
     answered: set[int] = field(default_factory=set)
     """Turns that come to an answer, whatever the order."""
+    spoken: set[int] = field(default_factory=set)
+    """Turns of speech that were confirmed ..."""
+    worded: set[int] = field(default_factory=set)
+    """... and whose message has words."""
 
     def turn(self, turn: int, plan: dict[str, Any]) -> None:
         kind, attempts = plan["kind"], plan["attempts"] if plan["kind"] in ("speech", "under_bot") else 1
         confirmed = plan["confirmed"] or kind != "under_bot"
-        self._speak(turn, kind, attempts, confirmed)
+        reopens = turn - 1 if plan["reopens"] and kind in ("under_bot", "text") and turn - 1 in self.spoken else 0
+        self._speak(turn, kind, attempts, confirmed, reopens)
         for attempt in range(1, attempts + 1):
             last = attempt == attempts
             if kind in ("speech", "under_bot") and (last or plan["early_final"]):
@@ -335,15 +415,19 @@ class Story:
                 ]
             if last or plan["speculated"]:
                 self._answer(turn, attempt, plan["clauses"])
-        if confirmed and (plan["words"] or kind in ("text", "say")):
+        if confirmed and kind in ("speech", "under_bot"):
+            self.spoken.add(turn)
+            if plan["words"] or reopens in self.worded:
+                self.worded.add(turn)
+        if confirmed and (turn in self.worded or kind in ("text", "say")):
             self.answered.add(turn)
 
-    def _speak(self, turn: int, kind: str, attempts: int, confirmed: bool) -> None:
+    def _speak(self, turn: int, kind: str, attempts: int, confirmed: bool, reopens: int) -> None:
         speaking = self.links["speaking"]
         if kind == "text":
             self.answered = {number for number in self.answered if number >= turn}
             speaking += [Typed(f"r{turn}", "typed", "m", run=True), cancel(turn)]
-        speaking.append(started(turn, kind if kind in ("text", "say") else "speech", under_bot=kind == "under_bot"))
+        speaking.append(started(turn, kind if kind in ("text", "say") else "speech", kind == "under_bot", reopens))
         if kind == "under_bot":
             speaking.append(Pause(turn=turn - 1))
             speaking.append(cancel(turn) if confirmed else Resume(turn=turn - 1))
@@ -368,6 +452,7 @@ PLAN = st.fixed_dictionaries(
         "early_final": st.booleans(),
         "speculated": st.booleans(),
         "clauses": st.integers(0, 3),
+        "reopens": st.booleans(),
     }
 )
 
@@ -441,8 +526,7 @@ def check_turn(found: list[Any], spoken: bool) -> None:
     finals = [place for place, output in enumerate(found) if isinstance(output, UserText) and output.final]
     assert len(finals) <= 1
     bot = [place for place, kind in enumerate(kinds) if kind in BOT]
-    if spoken and bot:
-        assert finals
+    if spoken and bot and finals:
         assert kinds.index(UserStopped) < finals[0] < bot[0]
     for earlier, later in (
         (BotStarted, SendAudio),
@@ -483,10 +567,13 @@ def test_any_interleaving_of_the_links_obeys_the_order_rules(plans: list[dict[st
         assert [place.clause for place in heard] == [max(0, clauses - 1)]
         assert sum(isinstance(output, ClauseSpoken) for output in edge.of(number)) == clauses
     edge.take(cancel(len(plans) + 1))
+    told = [output.turn for _, output in edge.log if isinstance(output, UserText) and output.final]
+    assert told == sorted(number for number in story.spoken if plans[number - 1]["words"]), "each word is told once, in order"
     for number, plan in enumerate(plans, start=1):
         check_turn(edge.of(number), spoken=plan["kind"] in ("speech", "under_bot"))
     for step, output in edge.log:
         number = getattr(output, "turn", None)
-        assert number not in cancelled_at or step <= cancelled_at[number]
+        late = isinstance(output, UserText) and output.final and number in story.spoken
+        assert number not in cancelled_at or step <= cancelled_at[number] or late
         assert not isinstance(output, Interrupted) or step in {*cancelled_at.values(), edge.step}
     assert sum(output.size_bytes for _, output in edge.log if isinstance(output, Grant) and output.to == "tts") == sent
