@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
 import shutil
 import threading
 import time
@@ -21,24 +20,12 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 HERE = Path(__file__).parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SPEECH = Path("/usr/share/pocketsphinx/test/data/librivox")
-FLAGS = [
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
 DEADLINE_S = 60.0
 
-playwright = pytest.importorskip("playwright.sync_api")
 needs = pytest.mark.skipif(
-    CHROMIUM is None or not (HERE / "dist/index.html").exists() or not SPEECH.exists(),
-    reason="needs chromium, the built page and pocketsphinx-testdata: `make test` installs all three where it may",
+    not (HERE / "dist/index.html").exists() or not SPEECH.exists(),
+    reason="needs the built page and pocketsphinx-testdata: `make test` installs both where it may",
 )
 
 
@@ -64,23 +51,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def open_page(site: str) -> Iterator[Callable[..., Any]]:
+def open_page(site: str, launch: Callable[..., Any]) -> Callable[..., Any]:
     """Opens the page in a fresh Chromium with the flags given."""
-    with playwright.sync_playwright() as driver:
-        browsers = []
 
-        def start(*flags: str) -> Any:
-            sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-            browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *sandbox, *flags])
-            browsers.append(browser)
-            page = browser.new_page()
-            page.goto(site)
-            page.wait_for_function("window.page !== undefined")
-            return page
+    def start(*flags: str) -> Any:
+        page = launch("--use-fake-ui-for-media-stream", *flags).new_page()
+        page.goto(site)
+        page.wait_for_function("window.page !== undefined")
+        return page
 
-        yield start
-        for browser in browsers:
-            browser.close()
+    return start
 
 
 class Log:

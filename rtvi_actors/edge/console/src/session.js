@@ -5,6 +5,8 @@ import { Media } from "./media.js";
 
 // From the request for a session to bot-ready. The client itself would wait for ever.
 const CONNECT_DEADLINE_MS = 20000;
+const NORMAL_CLOSURE = 1000;
+const ENDED = "The server has ended the session.";
 const LOST = "The connection to the server was lost.";
 
 const FORWARDED = [
@@ -29,7 +31,7 @@ export class Session {
   // onEnded(reason): once, "" when the user ended it. onLevel: see Media.
   constructor({ microphone, onEvent, onProblem, onEnded, onLevel }) {
     this._ended = false;
-    this._reason = LOST;
+    this._reason = null;
     this._onEnded = onEnded;
     this._media = new Media(onLevel);
     this._client = new ConsoleClient({
@@ -37,16 +39,16 @@ export class Session {
       enableMic: microphone,
       enableCam: false,
     });
-    for (const name of FORWARDED) this._client.on(name, (data) => onEvent(name, data));
+    // The transport decodes on its own time: messages may come out of it after the end.
+    for (const name of FORWARDED) this._client.on(name, (data) => this._ended || onEvent(name, data));
     this._client.on(BOT_INTERRUPTED, () => this._media.discardPlayback());
     this._client.on(RTVIEvent.TransportStateChanged, (state) => state === "authenticating" && this._watch());
     this._client.on(RTVIEvent.BotReady, () => clearTimeout(this._deadline));
     this._client.on(RTVIEvent.Disconnected, () => this._end());
     this._client.on(RTVIEvent.MessageError, ({ data }) => onProblem(text(data)));
     this._client.on(RTVIEvent.Error, ({ data }) => {
-      if (!data.fatal) onProblem(text(data));
-      // The server's own reason is better than the transport's, which comes after it.
-      else if (this._reason === LOST) this._reason = text(data);
+      if (data.fatal) this._reason ??= text(data);
+      else onProblem(text(data));
     });
   }
 
@@ -57,7 +59,7 @@ export class Session {
       // Not startBotAndConnect: the user may have left in between.
       if (!this._ended) await this._client.connect(place);
     } catch (error) {
-      if (this._reason === LOST) this._reason = error.message || LOST;
+      this._reason ??= error.message;
       await this._leave();
     }
   }
@@ -77,14 +79,14 @@ export class Session {
 
   _watch() {
     this._deadline = setTimeout(() => {
-      this._reason = `The server did not answer within ${CONNECT_DEADLINE_MS / 1000} seconds.`;
+      this._reason ??= `The server did not answer within ${CONNECT_DEADLINE_MS / 1000} seconds.`;
       void this._leave();
     }, CONNECT_DEADLINE_MS);
   }
 
+  // Comes before the transport's own report of it, which knows only the code.
   _closed(code, reason) {
-    if (reason && this._reason === LOST) this._reason = reason;
-    else if (code === 1000 && this._reason === LOST) this._reason = "The server has ended the session.";
+    this._reason ??= reason || (code === NORMAL_CLOSURE ? ENDED : LOST);
   }
 
   async _leave() {
@@ -96,7 +98,7 @@ export class Session {
     clearTimeout(this._deadline);
     if (this._ended) return;
     this._ended = true;
-    this._onEnded(this._reason);
+    this._onEnded(this._reason ?? LOST);
   }
 }
 
