@@ -28,7 +28,7 @@ from virtual_talk import Model, Talk
 
 from rtvi_actors.config import Config
 from rtvi_actors.engines.actor import backend_class
-from rtvi_actors.frames.types import Frame, Transcript, TurnEnded, TurnStarted
+from rtvi_actors.frames.types import Cancel, Frame, Transcript, TurnEnded, TurnStarted
 from rtvi_actors.runtime.process import load_class
 from rtvi_actors.speaking.endpointing import has_words
 from rtvi_actors.speaking.stage import SpeakingStages
@@ -93,14 +93,18 @@ def judge(case: Case, config: Config, model: Model, speaking: SpeakingStages) ->
 def outcome_of(case: Case, heard: list[tuple[float, Frame]]) -> Outcome:
     """What the frames to the edge, each with the time since the first sample in ms, say of a case."""
     outcome = Outcome(case)
+    reopening: dict[int, int] = {}
+    """Turn -> the one that it takes up again once it is confirmed."""
     for at_ms, frame in heard:
         match frame:
             case TurnEnded():
                 outcome.ends_ms[frame.turn] = at_ms
             case Transcript(final=True):
                 outcome.texts[frame.turn] = frame.text
-            case TurnStarted() if getattr(frame, "reopens", 0):
-                outcome.reopened.add(frame.reopens)
+            case TurnStarted() if frame.reopens:
+                reopening[frame.turn] = frame.reopens
+            case Cancel():
+                outcome.reopened |= {reopened for turn, reopened in reopening.items() if turn <= frame.fence}
     outcome.ends_ms = {turn: at_ms for turn, at_ms in outcome.ends_ms.items() if has_words(outcome.texts.get(turn, ""))}
     return outcome
 

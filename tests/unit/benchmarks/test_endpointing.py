@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from rtvi_actors.config import Config
-from rtvi_actors.frames.types import Frame, Transcript, TurnEnded, TurnStarted
+from rtvi_actors.frames.types import Cancel, Frame, Transcript, TurnEnded, TurnStarted
 from rtvi_actors.speaking.vad import VadState
 from rtvi_actors.stt.engine import SttPiece, SttRequest
 from rtvi_actors.testing.recordings import Recording, audible_samples
@@ -141,11 +141,11 @@ def test_a_turn_without_words_counts_for_nothing(bench: ModuleType) -> None:
 
 
 def test_a_cut_off_that_is_taken_up_again_is_repaired(bench: ModuleType) -> None:
-    class Reopening(TurnStarted):
-        reopens = 1
-
-    again = Reopening("", "speech", turn=2)
-    repaired = outcome(bench, *((1_100.0, frame) for frame in ended(1)), (1_300.0, again), *((2_200.0, f) for f in ended(2)))
+    again = TurnStarted("", "speech", under_bot=True, reopens=1, turn=2)
+    before = [(1_100.0, frame) for frame in ended(1)] + [(1_300.0, again)]
+    after = [(2_200.0, frame) for frame in ended(2)]
+    assert not outcome(bench, *before, *after).repaired, "it was never confirmed"
+    repaired = outcome(bench, *before, (1_500.0, Cancel(2, "goes on")), *after)
     assert repaired.cut_at == [1]
     assert repaired.repaired
     figures = bench.figures([repaired, outcome(bench)])
