@@ -127,10 +127,11 @@ def check(config: Config) -> None:
     """Find what would fail later, while nothing is started yet.
 
     Raises:
-        ConfigError: the bot cannot be loaded, a backend is unknown, the port is in use, or an app of this name runs already.
+        ConfigError: a bot cannot be loaded, a backend is unknown, the port is in use, or an app of this name runs already.
         ModelMissingError: models are not prepared.
     """
-    load_bot(config.bot.class_)
+    for name in (config.bot.class_, *config.bots.values()):
+        load_bot(name)
     for kind in ENGINE_CLASSES:
         backend_class(kind, getattr(config, kind).backend)
     absent = missing(config)
