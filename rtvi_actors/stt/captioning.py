@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from rtvi_actors.errors import EngineError
 from rtvi_actors.runtime.port import StagePort
 from rtvi_actors.stt.engine import SttPiece, SttRequest
-from rtvi_actors.stt.interims import Answered, Ask, Event, Failed, Heard, Interims, PartTaken, Tell, Withdraw
+from rtvi_actors.stt.interims import Answered, Ask, Event, Failed, Heard, Interims, Tell, Withdraw
 from rtvi_actors.stt.segments import TurnAudio, loudness
 
 Decode = Callable[[SttRequest], Awaitable[SttPiece]]
@@ -34,10 +34,6 @@ class Captioning:
     def hear(self, pcm: bytes) -> None:
         """``pcm`` is the newest piece of the turn's audio, which has it already."""
         self.step(Heard(self._audio.length, loudness(pcm)))
-
-    def left_behind(self) -> None:
-        """A part of the turn's audio was taken."""
-        self.step(PartTaken(self._audio.taken))
 
     def step(self, event: Event) -> None:
         """Take one event."""

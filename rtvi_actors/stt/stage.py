@@ -31,12 +31,13 @@ from rtvi_actors.frames.types import (
 )
 from rtvi_actors.stt.captioning import Captioning
 from rtvi_actors.stt.engine import SAMPLE_RATE_HZ, SttPiece, SttRequest
-from rtvi_actors.stt.interims import Event, FinalAsked, Opened, SpeechGoesOn
-from rtvi_actors.stt.segments import TurnAudio, join_texts
+from rtvi_actors.stt.interims import FinalAsked, Opened, PartTaken, SpeechGoesOn
+from rtvi_actors.stt.segments import join_texts
+from rtvi_actors.stt.turn import Final, Part, Turn
 
 if TYPE_CHECKING:
     from rtvi_actors.config import Config
-    from rtvi_actors.runtime.port import StagePort, Timer
+    from rtvi_actors.runtime.port import StagePort
 
 MAX_TURNS = 8
 """Turns whose audio is kept at a time; the oldest beyond it is given up. More than two only where finals are very late."""
@@ -64,61 +65,6 @@ class SttStages:
         """Nothing to let go of."""
 
 
-class _Part:
-    """A stretch of a long turn that is decoded while the user still talks."""
-
-    task: asyncio.Task[None]
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.errors: list[EngineError] = []
-
-
-class _Final:
-    """The final of one attempt that has not been sent yet."""
-
-    def __init__(self, attempt: int, asked_ms: int) -> None:
-        self.attempt = attempt
-        self.asked_ms = asked_ms
-        self.task: asyncio.Task[None] | None = None
-        self.timer: Timer | None = None
-
-    def stop(self) -> None:
-        """Withdraw its request, if it has one."""
-        if self.task is not None:
-            self.task.cancel()
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-class _Turn:
-    def __init__(self, turn: int, max_samples: int) -> None:
-        self.turn = turn
-        self.audio = TurnAudio(max_samples)
-        self.parts: list[_Part] = []
-        self.final: _Final | None = None
-        self.captions: Captioning | None = None
-        self.settled = 0
-        """Attempts up to this one are void or have had their final."""
-        self.ended = 0
-        """The attempt that the turn ended with; 0 while it is open."""
-
-    def caption(self, event: Event) -> None:
-        """Tell the turn's captions, if it has any."""
-        if self.captions is not None:
-            self.captions.step(event)
-
-    def stop(self) -> None:
-        """Withdraw everything that is being decoded."""
-        if self.final is not None:
-            self.final.stop()
-            self.final = None
-        if self.captions is not None:
-            self.captions.stop()
-        for part in self.parts:
-            part.task.cancel()
-
-
 class SttStage:
     """One session. For each attempt that is not resumed over, exactly one Transcript(final) leaves, "" included.
 
@@ -133,7 +79,7 @@ class SttStage:
         self._interim_ms = config.stt.interim_ms
         self._max_samples = (config.speaking.max_turn_ms + config.speaking.pre_roll_ms) * SAMPLE_RATE_HZ // 1_000
         self._client: EngineClient[SttRequest, SttPiece] = EngineClient(port, "stt", SttRequest, SttPiece)
-        self._turns: dict[int, _Turn] = {}
+        self._turns: dict[int, Turn] = {}
         self._fence = 0
         """Turns below it are void or over, but for those in ``_turns``: they have ended, and their final is still to come."""
 
@@ -166,7 +112,7 @@ class SttStage:
             turn.stop()
         self._turns.clear()
 
-    def _turn(self, number: int) -> _Turn:
+    def _turn(self, number: int) -> Turn:
         turn = self._turns.get(number)
         if turn is None:
             turn = self._turns[number] = self._open_turn(number)
@@ -174,15 +120,15 @@ class SttStage:
                 self._give_up(self._turns[min(self._turns)])
         return turn
 
-    def _give_up(self, turn: _Turn) -> None:
+    def _give_up(self, turn: Turn) -> None:
         if turn.final is not None and turn.ended:
             turn.final.stop()
             self._answer(turn, turn.final, NO_PIECE, [EngineError("speech recognition is too far behind")])
         if turn.turn in self._turns:
             self._forget(turn.turn)
 
-    def _open_turn(self, number: int) -> _Turn:
-        turn = _Turn(number, self._max_samples)
+    def _open_turn(self, number: int) -> Turn:
+        turn = Turn(number, self._max_samples)
         if self._interim_ms:
             for older in self._turns.values():  # one interim at a time
                 older.caption(FinalAsked())
@@ -195,10 +141,10 @@ class SttStage:
             )
         return turn
 
-    def _on_started(self, turn: _Turn, frame: TurnStarted) -> None:
+    def _on_started(self, turn: Turn, frame: TurnStarted) -> None:
         turn.caption(Opened(frame.under_bot))
 
-    def _caption(self, turn: _Turn, text: str, language: str) -> None:
+    def _caption(self, turn: Turn, text: str, language: str) -> None:
         for role in CAPTION_RECEIVERS:
             transcript = Transcript(turn=turn.turn, attempt=turn.settled, text=text, final=False, language=language)
             self._port.send(role, transcript)
@@ -213,7 +159,7 @@ class SttStage:
                 self._forget(number)
         self._fence = max(self._fence, frame.fence)
 
-    def _on_turn(self, turn: _Turn, frame: Frame) -> None:
+    def _on_turn(self, turn: Turn, frame: Frame) -> None:
         match frame:
             case Audio():
                 self._on_audio(turn, frame)
@@ -224,18 +170,18 @@ class SttStage:
                 if turn.final is None and not turn.ended:
                     turn.caption(SpeechGoesOn())
 
-    def _on_audio(self, turn: _Turn, frame: Audio) -> None:
+    def _on_audio(self, turn: Turn, frame: Audio) -> None:
         turn.audio.add(frame.first_sample, frame.pcm)
         pcm = turn.audio.take_part()
         if pcm:
-            part = _Part()
+            part = Part()
             turn.parts.append(part)
             part.task = self._port.spawn(self._decode_part(part, pcm), f"stt part {turn.turn}.{len(turn.parts)}")
+            turn.caption(PartTaken(turn.audio.taken))
         if turn.captions is not None:
-            turn.captions.left_behind()
             turn.captions.hear(frame.pcm)
 
-    def _on_may_end(self, turn: _Turn, frame: TurnMayEnd) -> None:
+    def _on_may_end(self, turn: Turn, frame: TurnMayEnd) -> None:
         if frame.attempt <= turn.settled:
             return
         # An attempt follows another only when speech resumed, whether SpeechResumed has arrived or not.
@@ -247,7 +193,7 @@ class SttStage:
         pcm = turn.audio.until(frame.last_sample)
         final.task = self._port.spawn(self._decode_final(turn, final, pcm), f"stt final {turn.turn}.{frame.attempt}")
 
-    def _on_ended(self, turn: _Turn, frame: TurnEnded) -> None:
+    def _on_ended(self, turn: Turn, frame: TurnEnded) -> None:
         turn.ended = frame.attempt
         turn.caption(FinalAsked())
         self._settle(turn, frame.attempt - 1)
@@ -257,27 +203,27 @@ class SttStage:
             # Its TurnMayEnd is still on the way, behind the audio. The turn must not wait for it for ever.
             turn.final = self._final(turn, frame.attempt)
 
-    def _final(self, turn: _Turn, attempt: int) -> _Final:
-        final = _Final(attempt, self._port.now_ms())
+    def _final(self, turn: Turn, attempt: int) -> Final:
+        final = Final(attempt, self._port.now_ms())
         final.timer = self._port.call_later(self._deadline_ms, lambda: self._on_late(turn, final))
         return final
 
-    def _on_late(self, turn: _Turn, final: _Final) -> None:
+    def _on_late(self, turn: Turn, final: Final) -> None:
         final.stop()
         self._answer(turn, final, NO_PIECE, [EngineTimeoutError(f"no transcript within {self._deadline_ms} ms")])
 
-    def _settle(self, turn: _Turn, attempt: int) -> None:
+    def _settle(self, turn: Turn, attempt: int) -> None:
         """Attempts up to ``attempt`` need no final any more."""
         turn.settled = max(turn.settled, attempt)
         if turn.final is not None and turn.final.attempt <= turn.settled:
             turn.final.stop()
             turn.final = None
 
-    def _forget_if_over(self, turn: _Turn) -> None:
+    def _forget_if_over(self, turn: Turn) -> None:
         if turn.ended and turn.ended <= turn.settled and self._turns.get(turn.turn) is turn:
             self._forget(turn.turn)
 
-    async def _decode_part(self, part: _Part, pcm: bytes) -> None:
+    async def _decode_part(self, part: Part, pcm: bytes) -> None:
         try:
             part.text = (await self._decode(SttRequest(pcm=pcm), self._timeout_ms)).text
         except EngineError as error:
@@ -286,7 +232,7 @@ class SttStage:
     async def _decode_interim(self, request: SttRequest) -> SttPiece:
         return await self._decode(request, self._timeout_ms)
 
-    async def _decode_final(self, turn: _Turn, final: _Final, pcm: bytes) -> None:
+    async def _decode_final(self, turn: Turn, final: Final, pcm: bytes) -> None:
         errors: list[EngineError] = []
         piece = NO_PIECE
         if pcm:
@@ -312,7 +258,7 @@ class SttStage:
                 return piece
         raise EngineError("the speech engine gave no transcript")
 
-    def _answer(self, turn: _Turn, final: _Final, piece: SttPiece, errors: list[EngineError]) -> None:
+    def _answer(self, turn: Turn, final: Final, piece: SttPiece, errors: list[EngineError]) -> None:
         """Send the final of an attempt that has had none: the parts' texts and the rest's, or "" if something of it is missing."""
         turn.final = None
         text = "" if errors else join_texts([*(part.text for part in turn.parts), piece.text])
