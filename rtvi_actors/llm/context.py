@@ -23,11 +23,13 @@ FORGET_MESSAGES = 16
 
 GAP = " … "
 """Stands where the middle of a message was left out."""
+CUT_OFF = "..."
+"""Stands in the prompt behind an answer that was interrupted. Of "[interrupted]" a small model begins to say such things itself."""
 
 
 @dataclass(order=True, slots=True)
 class Message:
-    """One message. ``interrupted``: the answer went on, but the user did not hear it."""
+    """One message. ``interrupted``: the answer went on, but the user did not hear it; ``text`` is what was heard, no more."""
 
     turn: int
     rank: int
@@ -35,6 +37,12 @@ class Message:
     role: str = field(compare=False)
     text: str = field(compare=False)
     interrupted: bool = field(compare=False, default=False)
+
+    def shown(self) -> str:
+        """The message as the model is shown it."""
+        if not self.interrupted:
+            return self.text
+        return f"{self.text} {CUT_OFF}" if self.text.endswith((".", "!", "?")) else self.text.rstrip(",;: \u2013\u2014-") + CUT_OFF
 
 
 class Context:
@@ -92,9 +100,9 @@ class Context:
         for message in messages:
             last = prompt[-1] if prompt else None
             if last is not None and last.role == message.role:
-                prompt[-1] = ChatMessage(message.role, f"{last.content}\n{message.text}")
+                prompt[-1] = ChatMessage(message.role, f"{last.content}\n{message.shown()}")
             else:
-                prompt.append(ChatMessage(message.role, message.text))
+                prompt.append(ChatMessage(message.role, message.shown()))
         return prompt
 
     def _append(self, message: Message) -> None:

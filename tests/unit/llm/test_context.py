@@ -75,8 +75,25 @@ def test_an_interrupted_answer_is_kept_as_heard_and_marked() -> None:
     context = Context("")
     context.append_user(1, "Which one?")
     context.append_heard(1, CLAUSES, 0, 11, interrupted=True)
-    assert shown(context) == [("user", "Which one?"), ("assistant", "The capital")]
-    assert [message.interrupted for message in context.history] == [False, True]
+    assert shown(context) == [("user", "Which one?"), ("assistant", "The capital...")]
+    assert [(message.text, message.interrupted) for message in context.history] == [("Which one?", False), ("The capital", True)]
+
+
+@pytest.mark.parametrize(
+    ("heard", "shows"),
+    [
+        ("I mean", "I mean..."),
+        ("I mean,", "I mean..."),
+        ("I see \u2014", "I see..."),
+        ("I see.", "I see. ..."),
+        ("Why?", "Why? ..."),
+    ],
+)
+def test_the_model_is_shown_where_an_answer_was_cut_off(heard: str, shows: str) -> None:
+    context = Context("")
+    context.append_heard(1, [heard + " and so on"], 0, len(heard), interrupted=True)
+    assert shown(context) == [("assistant", shows)]
+    assert context.history[0].text == heard
 
 
 def test_what_is_heard_late_still_stands_in_its_turn() -> None:
@@ -84,7 +101,7 @@ def test_what_is_heard_late_still_stands_in_its_turn() -> None:
     context.append_user(1, "One?")
     context.append_user(2, "Two?")
     context.append_heard(1, ["Heard of one."], 1, 0, interrupted=True)
-    assert shown(context) == [("user", "One?"), ("assistant", "Heard of one."), ("user", "Two?")]
+    assert shown(context) == [("user", "One?"), ("assistant", "Heard of one. ..."), ("user", "Two?")]
 
 
 def test_a_greeting_comes_before_the_first_turn_of_the_user() -> None:

@@ -198,7 +198,7 @@ async def test_an_interruption_keeps_what_was_heard() -> None:
     assert len(talk.requests) == 1
     await talk.answer(" lived.", request=1)
     await talk.receive(played(1, 0, 9), ended(2))
-    assert talk.prompt() == [("user", "Tell me a story."), ("assistant", "Once upon"), ("user", "Stop.")]
+    assert talk.prompt() == [("user", "Tell me a story."), ("assistant", "Once upon..."), ("user", "Stop.")]
     assert talk.stage.context.history[1].interrupted
     assert all(frame.turn == 1 for frame in talk.told(LlmText))
     assert talk.told(LlmEnded) == []
