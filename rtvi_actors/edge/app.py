@@ -18,7 +18,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from rtvi_actors import config
-from rtvi_actors.edge import console, start, websocket
+from rtvi_actors.edge import console, metrics_page, start, websocket
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import CapacityError, ConfigError
 
@@ -30,6 +30,7 @@ WebSocket  /ws (or /ws-client)   protobuf frames of Pipecat's WebSocketTransport
 POST       /start (or /connect)  JSON: bot, body; answers where to connect, within 10 s
 GET        /health               200: this process is up
 GET        /ready                200: the next session can be admitted; 503: it cannot, and when to ask again
+GET        /metrics              the app for Prometheus
 """
 
 FAR_OVER = 16
@@ -61,6 +62,7 @@ def build(sessions: Sessions, settings: config.Config) -> Starlette:
             Route("/about", _about),
             Route("/health", _health),
             Route("/ready", ready),
+            *metrics_page.routes(sessions),
             *start.routes(sessions, settings),
             WebSocketRoute("/ws", serve_websocket),
             WebSocketRoute("/ws-client", serve_websocket),

@@ -17,6 +17,7 @@ from rtvi_actors.edge.reports import Reports
 from rtvi_actors.edge.wire import ProtobufWire, Wire
 from rtvi_actors.frames.types import BotState, Cancel, Frame, Played
 from rtvi_actors.observe.latency import ArrivalTimes, Latency
+from rtvi_actors.observe.observer import SessionObserver
 from rtvi_actors.rtvi.events import AnswerStarted, BotStarted, Event, TurnFigures, UserStarted, UserStopped
 from rtvi_actors.rtvi.messages import Message, to_json
 from rtvi_actors.rtvi.translate import Translator
@@ -39,7 +40,9 @@ class Conversation:
         reports: what it is told beside the conversation.
     """
 
-    def __init__(self, port: StagePort, outbox: Outbox, lead_ms: int, on_silent: Callable[[], None]) -> None:
+    def __init__(
+        self, port: StagePort, outbox: Outbox, lead_ms: int, on_silent: Callable[[], None], observer: SessionObserver
+    ) -> None:
         self.turns = 0
         self.figures: deque[TurnFigures] = deque(maxlen=KEPT_TURNS)
         self.bot_state = "silent"
@@ -51,6 +54,7 @@ class Conversation:
         self._port = port
         self._outbox = outbox
         self._on_silent = on_silent
+        self._observer = observer
         self._join = Join()
         self._translator = Translator()
         self._latency = Latency(self.arrivals)
@@ -94,6 +98,7 @@ class Conversation:
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
         for message in [*self._translator.handle(event, timestamp), *self.reports.of_event(event)]:
             self.send(message)
+        self._observer.event(event)
 
     def send(self, message: Message) -> None:
         """Queue one RTVI message."""
@@ -172,9 +177,10 @@ class Conversation:
         for role in ("speaking", "llm"):
             self._port.send(role, Played(turn=heard.turn, clause=heard.clause, char=heard.char, final=True))
         self._execute(self._join.handle(heard))
-        figures = self._latency.finish(heard.turn)
+        record, figures = self._latency.record(heard.turn), self._latency.finish(heard.turn)
         if figures is not None:
             self.tell(figures)
+        self._observer.turn_over(record)
 
     def _wake_at(self, at_ms: int | None) -> None:
         """Deadlines are absolute, so a late wake-up does not shift those that follow."""

@@ -22,6 +22,7 @@ from rtvi_actors.edge.conversation import Conversation
 from rtvi_actors.edge.ending import Command, Deafen, End, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
 from rtvi_actors.edge.intake import Intake
 from rtvi_actors.frames.types import Attach, Attached, ClientMessage, Credit, Detach, Error, Frame, Refused, Role, SessionEnd
+from rtvi_actors.observe.observer import SessionObserver
 from rtvi_actors.rtvi.events import Failure
 from rtvi_actors.rtvi.messages import Message
 from rtvi_actors.runtime.port import Timer
@@ -51,8 +52,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Close:
-    """Why a session ends, and what the client's connection is closed with. ``flush``: what is queued goes out first."""
+    """Why a session ends, and what the client's connection is closed with. ``flush``: what is queued goes out first.
 
+    ``cause``: the reason in one of a few words, for those who count.
+    """
+
+    cause: str
     reason: str
     code: int
     failed: bool = False
@@ -67,10 +72,14 @@ class EdgeSession:
         links: the links of this process, to the stages.
         config: the app's.
         wanted: what the client asked for.
+        observer: is told what happens.
     """
 
-    def __init__(self, lease: Lease, links: Links, config: Config, wanted: Wanted = Wanted()) -> None:
+    def __init__(
+        self, lease: Lease, links: Links, config: Config, wanted: Wanted = Wanted(), observer: SessionObserver | None = None
+    ) -> None:
         self.lease = lease
+        self.observer = observer or SessionObserver()
         self._wanted = wanted
         self.since = time.time()
         self._config = config
@@ -83,7 +92,7 @@ class EdgeSession:
             on_unreachable=lambda role: self._lost(role, "not connected"),
         )
         self._outbox = Outbox(config.edge.send_buffer_bytes, self._too_slow)
-        self._conversation = Conversation(self._port, self._outbox, config.edge.lead_ms, self._bot_silent)
+        self._conversation = Conversation(self._port, self._outbox, config.edge.lead_ms, self._bot_silent, self.observer)
         self._intake = Intake(self._port, self._conversation, config.edge, self._disconnect, self._cancelled)
         self._attachment = Attachment(self._port)
         self._ending = Ending(config.session, self._port.now_ms())
@@ -120,7 +129,7 @@ class EdgeSession:
 
     async def close(self) -> bool:
         """End the session wherever it is, and give everything back. Says whether no stage holds anything of it any more."""
-        self._stop(_Close("the session is closed", GOING_AWAY))
+        self._stop(_Close("not-begun", "the session is closed", GOING_AWAY))
         await self._detach()
         await self._port.close()
         return bool(self._detached) and not self.failed
@@ -129,14 +138,14 @@ class EdgeSession:
         """Tell the client that this side stops, and end it. Returns at once; :meth:`serve` returns when it is done."""
         if self._closing is None:
             self._tell_end("server-stopping", reason)
-            self._stop(_Close(reason, GOING_AWAY))
+            self._stop(_Close("server-stopping", reason, GOING_AWAY))
 
     def fail(self, reason: str) -> None:
         """It cannot go on: tell the client and end it."""
         if self._closing is None:
             log.warning("session %s fails: %s", self.lease.session, reason)
             self._conversation.tell(Failure(reason, fatal=True))
-            self._stop(_Close(reason, FAILED, failed=True))
+            self._stop(_Close("failed", reason, FAILED, failed=True))
 
     def _stop(self, closing: _Close) -> None:
         if self._closing is None:
@@ -146,7 +155,7 @@ class EdgeSession:
             self._over.set()
 
     def _too_slow(self) -> None:
-        self._stop(_Close("the client reads too slowly", TOO_SLOW, flush=False))
+        self._stop(_Close("slow-client", "the client reads too slowly", TOO_SLOW, flush=False))
 
     async def _detach(self) -> None:
         if self._detached is None:
@@ -178,7 +187,7 @@ class EdgeSession:
     def _client_gone(self) -> None:
         """Never told to the client: there is nobody to tell."""
         self._outbox.discard()
-        self._stop(_Close("the client is gone", CLOSED, flush=False))
+        self._stop(_Close("client-gone", "the client is gone", CLOSED, flush=False))
 
     # -------------------------------------------------------------------------------------------------------- from stages
 
@@ -192,6 +201,8 @@ class EdgeSession:
         elif isinstance(frame, Credit):
             self._port.credited(peer, frame)
         elif self._closing is None:
+            if isinstance(frame, Error):
+                self.observer.error(frame.scope)
             if isinstance(frame, Error) and frame.scope in ("session", "cluster"):
                 self.fail(frame.text)
             elif isinstance(frame, SessionEnd):
@@ -260,7 +271,7 @@ class EdgeSession:
                 self._intake.deafen()
             case End(reason=reason, text=text):
                 self._tell_end(reason, text)
-                self._stop(_Close(text if reason != "disconnect-bot" else reason, CLOSED))
+                self._stop(_Close(reason, text if reason != "disconnect-bot" else reason, CLOSED))
             case WakeAt(at_ms=at_ms):
                 self._timer = self._port.call_later(max(0, at_ms - self._port.now_ms()), lambda: self._decide(Tick()))
 
@@ -274,7 +285,7 @@ class EdgeSession:
 
     def _cancelled(self) -> None:
         """The test that drives this session has ended it."""
-        self._stop(_Close("cancelled by the client", CLOSED))
+        self._stop(_Close("cancelled", "cancelled by the client", CLOSED))
 
     def _bot_silent(self) -> None:
         # Not at once: the next answer may be opened by what is being handled now.
@@ -288,13 +299,28 @@ class EdgeSession:
         return self._closing is not None and self._closing.failed
 
     @property
+    def cause(self) -> str:
+        """Why it ended, in one of a few words; "" while it goes on."""
+        return self._closing.cause if self._closing is not None else ""
+
+    def counts(self) -> dict[str, int]:
+        """What it has counted so far."""
+        playout = self._conversation.playout
+        return {
+            "underruns": playout.underruns,
+            "gap_ms": playout.gap_ms,
+            "dropped_messages": self._intake.budget.dropped,
+            "dropped_audio_windows": self._intake.microphone.dropped_windows,
+        }
+
+    @property
     def busy(self) -> bool:
         """Whether a turn is going on."""
         return self._conversation.busy
 
     def status(self) -> dict[str, Any]:
         """What a person wants to know of it, as builtins."""
-        conversation, playout = self._conversation, self._conversation.playout
+        conversation = self._conversation
         return {
             "session": self.lease.session,
             "epoch": self.lease.epoch,
@@ -311,9 +337,6 @@ class EdgeSession:
                 }
                 for figures in conversation.figures
             ],
-            "underruns": playout.underruns,
-            "gap_ms": playout.gap_ms,
-            "dropped_messages": self._intake.budget.dropped,
-            "dropped_audio_windows": self._intake.microphone.dropped_windows,
+            **self.counts(),
             "waiting_bytes": self._outbox.waiting_bytes,
         }

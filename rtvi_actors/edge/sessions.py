@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from rtvi_actors.edge.session import EdgeSession, Wanted
 from rtvi_actors.errors import AuthError, CapacityError, DrainingError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.log_context import about
+from rtvi_actors.observe.observer import Observer
 from rtvi_actors.runtime.session_port import Links
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Sessions:
         self.failed = 0
         self.unknown_frames = 0
         """Frames for sessions that are not here (any more)."""
+        self.observer = Observer(config)
         self._config = config
         self._admission = admission
         self._links = links
@@ -92,7 +95,8 @@ class Sessions:
             raise AuthError("a token is needed: POST /start gives one")
         else:
             lease, wanted = await self._take_place(), Wanted()
-        session = EdgeSession(lease, self._links, self._config, wanted)
+        observer = self.observer.session(lease.session, wanted.bot or lease.bot)
+        session = EdgeSession(lease, self._links, self._config, wanted, observer)
         self._sessions[lease.session] = session
         self._none_left.clear()
         try:
@@ -141,6 +145,7 @@ class Sessions:
             clean = await session.close()
         finally:
             self.failed += session.failed
+            session.observer.session_over(session.cause, session.counts())
             await self._admission.release(session.lease.session, clean=clean)
             del self._sessions[session.lease.session]
             if not self._sessions:
@@ -162,6 +167,10 @@ class Sessions:
             await asyncio.gather(*(self.close(session) for session in late))
         if self._returning:
             await asyncio.wait(self._returning, timeout=grace_s)
+        if self.observer.traces:
+            # A collector that is not there is not waited for.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(self.observer.close), grace_s)
 
     # -------------------------------------------------------------------------------------------------------- from the links
 
@@ -219,6 +228,10 @@ class Sessions:
     def busy_turns(self) -> int:
         """Sessions in which somebody speaks or is waited for."""
         return sum(session.busy for session in self._sessions.values())
+
+    def counts(self) -> list[dict[str, int]]:
+        """What each session has counted so far."""
+        return [session.counts() for session in self._sessions.values()]
 
     def status(self) -> list[dict[str, Any]]:
         """All sessions, oldest first, as builtins."""

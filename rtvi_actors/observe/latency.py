@@ -72,8 +72,8 @@ class TurnClock:
         """``milestone`` was reached. Only its first time counts."""
         self.marks.setdefault(milestone, at_ns)
 
-    def segments_ms(self) -> dict[str, float]:
-        """Segment -> ms, in order. Empty before the first and the last milestone are there."""
+    def segments_ns(self) -> dict[str, tuple[int, int]]:
+        """Segment -> its begin and its end, in order, without gaps. Empty before the first and the last milestone are there."""
         if MILESTONES[0] not in self.marks or MILESTONES[-1] not in self.marks:
             return {}
         segments = {}
@@ -82,9 +82,13 @@ class TurnClock:
         last = max(before, self.marks[MILESTONES[-1]])
         for segment, milestone in zip(SEGMENTS, MILESTONES[1:], strict=True):
             at = min(last, max(before, self.marks.get(milestone, before)))
-            segments[segment] = (at - before) / 1e6
+            segments[segment] = (before, at)
             before = at
         return segments
+
+    def segments_ms(self) -> dict[str, float]:
+        """Segment -> ms, in order; adds up to the time from the first to the last milestone. Empty before these are there."""
+        return {segment: (end - begin) / 1e6 for segment, (begin, end) in self.segments_ns().items()}
 
     def own_share_ms(self, segments: dict[str, float]) -> float:
         """The total less the endpointing wait less the engines' compute, as far as that lies inside its segments."""
@@ -94,13 +98,34 @@ class TurnClock:
         return max(0.0, own)
 
 
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A turn that is over. ``source``: speech, text, say, tool; "" when its begin was not seen. Times as in the frames.
+
+    ``began_ns``: its TurnStarted. ``segments_ns``: segment -> begin and end; empty for a text of the application's, and for a turn
+    of which nothing was audible.
+    """
+
+    turn: int
+    source: str
+    began_ns: int
+    segments_ns: dict[str, tuple[int, int]]
+    own_share_ms: float
+
+
 class _Turn:
     """A turn's clock, and which attempt its speculative milestones belong to."""
 
     def __init__(self) -> None:
         self.clock = TurnClock()
         self.attempt = 0
-        self.said = False
+        self.source = ""
+        self.began_ns = 0
+
+    @property
+    def said(self) -> bool:
+        """A text of the application's answers nobody: there is no latency to tell."""
+        return self.source == "say"
 
 
 class Latency:
@@ -130,11 +155,20 @@ class Latency:
             return None
         clock = known.clock
         clock.mark("first_sent", now_ns)
-        # A text of the application's answers nobody: there is no latency to tell.
         segments = {} if known.said else clock.segments_ms()
         own_share_ms = clock.own_share_ms(segments) if segments else 0.0
         services, clock.services = clock.services, []
         return TurnFigures(turn, sum(segments.values()), segments, own_share_ms, services)
+
+    def record(self, turn: int) -> TurnRecord | None:
+        """At Heard, before :meth:`finish`: what there is to keep of the turn. None for an unknown one."""
+        known = self._turns.get(turn)
+        if known is None:
+            return None
+        clock = known.clock
+        segments_ns = {} if known.said else clock.segments_ns()
+        own_share_ms = clock.own_share_ms(clock.segments_ms()) if segments_ns else 0.0
+        return TurnRecord(turn, known.source, known.began_ns, segments_ns, own_share_ms)
 
     def finish(self, turn: int) -> TurnFigures | None:
         """At Heard: the figures that came later; None when there are none. The turn is forgotten."""
@@ -167,11 +201,10 @@ class Latency:
     def _note(self, turn: _Turn, frame: Frame) -> None:
         clock = turn.clock
         match frame:
-            case TurnStarted(source="speech"):
-                pass
             case TurnStarted():
-                turn.said = frame.source == "say"
-                clock.mark("speech_end", frame.sent_ns)
+                turn.source, turn.began_ns = frame.source, frame.sent_ns
+                if frame.source != "speech":
+                    clock.mark("speech_end", frame.sent_ns)
             case TurnEnded():
                 arrived = self._arrivals.at(frame.last_sample)
                 clock.mark("speech_end", frame.sent_ns if arrived is None else arrived)
