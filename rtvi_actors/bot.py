@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError
@@ -41,6 +41,10 @@ MAX_SAID_CHARS = 10_000
 """Longest text that :meth:`Session.say` takes."""
 MAX_REASON_CHARS = 500
 """Longest reason that :meth:`Session.end` takes."""
+
+Commit: TypeAlias = Literal["heard", "full"]
+COMMITS = get_args(Commit)
+"""What the context may keep of a text that the application says."""
 
 HOOKS = ("on_start", "on_turn", "on_end")
 
@@ -64,28 +68,40 @@ class Session:
         self.body: Mapping[str, Any] = MappingProxyType(dict(voice.body))
         """What the client gave as ``body`` at ``POST /start``; empty for one that came without. It is a stranger's word."""
 
-    async def say(self, text: str) -> None:
+    async def say(self, text: str, commit: Commit = "heard") -> None:
         """Say ``text``; returns when the user heard it, or interrupted it.
 
         It waits until the bot is silent. Inside ``on_turn`` it is different: there the text becomes the next part of that turn's
         answer, and say returns at once. White space alone is not said.
+
+        Args:
+            text: what to say.
+            commit: what the model's context keeps of it: the words that the user ``heard``, or, even when interrupted, the ``full``
+                text: for what must not be taken as unsaid, like a notice that was sent in writing, too.
 
         Cancelling withdraws a text that is not being said yet; what is being said goes on.
 
         Raises:
             SessionClosedError: the session is over.
             SessionError: too many texts wait to be said.
-            ValueError: longer than 10,000 characters.
+            ValueError: longer than 10,000 characters; another ``commit``; or ``full`` inside ``on_turn``, where an answer is kept
+                as far as it was heard.
         """
+        if commit not in COMMITS:
+            raise ValueError(f"commit={commit!r}: allowed are {' and '.join(map(repr, COMMITS))}")
         if len(text) > MAX_SAID_CHARS:
             raise ValueError(f"a text of {len(text):,} characters is too long to say; {MAX_SAID_CHARS:,} are allowed")
         if not text.strip():
             return
         call = current_call.get()
         if call is not None and call.open:
+            if commit == "full":
+                raise ValueError(
+                    "commit='full' is for a text of its own; inside on_turn it is part of an answer, kept as it was heard"
+                )
             await call.put(text if text[-1].isspace() else text + " ")
         else:
-            await asyncio.wrap_future(self._voice.say(text))
+            await asyncio.wrap_future(self._voice.say(text, whole=commit == "full"))
 
     def end(self, reason: str = "") -> None:
         """End the session once the bot has finished. Returns at once, and may be called from any thread.

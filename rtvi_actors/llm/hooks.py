@@ -36,8 +36,10 @@ class Voice(Protocol):
     body: Mapping[str, Any]
     """What the client gave at ``POST /start``."""
 
-    def say(self, text: str) -> concurrent.futures.Future[None]:
+    def say(self, text: str, *, whole: bool = False) -> concurrent.futures.Future[None]:
         """Say ``text`` in a turn of its own. Done when it was said, or interrupted. May be called from any thread.
+
+        ``whole``: the context keeps all of it, even when it is interrupted.
 
         The future fails with SessionClosedError when the session ends first. Cancelling it withdraws a text that still waits.
         """

@@ -24,6 +24,8 @@ class Said:
     text: str
     request: str
     future: Future[None]
+    whole: bool = False
+    """The context keeps all of it, whatever of it is heard."""
     turn: int = 0
 
 
@@ -35,19 +37,21 @@ class Says:
         self._numbers = itertools.count(1)
         self._waiting: deque[Said] = deque()
         self._current: Said | None = None
+        self._whole: dict[int, str] = {}
+        """Turn -> its text, if that is kept whole and its end was not heard of yet."""
         self._refusal = ""
         """Why no text is taken any more."""
         self._then: Callable[[], None] | None = None
         """To be called when none is left."""
 
-    def add(self, text: str, future: Future[None]) -> None:
+    def add(self, text: str, future: Future[None], *, whole: bool = False) -> None:
         """Say ``text`` when all that came before it were said. ``future`` is done when it was said or interrupted."""
         if self._refusal:
             _fail(future, SessionClosedError(self._refusal))
         elif len(self._waiting) >= MAX_WAITING:
             _fail(future, SessionError(f"{MAX_WAITING} texts already wait to be said"))
         else:
-            self._waiting.append(Said(text, f"say-{next(self._numbers)}", future))
+            self._waiting.append(Said(text, f"say-{next(self._numbers)}", future, whole))
             self._next()
 
     def begin(self, turn: int, request: str) -> str:
@@ -56,7 +60,17 @@ class Says:
         if said is None or said.request != request:
             return ""
         said.turn = turn
-        return "" if said.future.cancelled() else said.text
+        if said.future.cancelled():
+            return ""
+        if said.whole:
+            self._whole[turn] = said.text
+        return said.text
+
+    def kept_whole(self, turn: int) -> str:
+        """The text of ``turn``, which is over, if all of it is kept, and else ""; once."""
+        text = self._whole.get(turn, "")
+        self._whole = {later: whole for later, whole in self._whole.items() if later > turn}
+        return text
 
     def over(self, turn: int) -> None:
         """``turn`` was said, or interrupted: the next text may come."""

@@ -172,14 +172,14 @@ class LlmStage:
 
     # ------------------------------------------------------------------------------------------------------ as a Voice
 
-    def say(self, text: str) -> Future[None]:
+    def say(self, text: str, *, whole: bool = False) -> Future[None]:
         """Say ``text`` in a turn of its own (``hooks.Voice``). From any thread."""
         future: Future[None] = Future()
         if self._loop is None or self._closed:
             future.set_exception(SessionClosedError("the session is over: nothing can be said any more"))
             return future
         try:
-            self._loop.call_soon_threadsafe(self._says.add, text, future)
+            self._loop.call_soon_threadsafe(partial(self._says.add, text, future, whole=whole))
         except RuntimeError:
             future.set_exception(SessionClosedError("the session is over: its process is ending"))
         return future
@@ -270,6 +270,10 @@ class LlmStage:
         answer = self._answers.pop(heard.turn, None)
         if answer is None or answer.excused:
             return  # an excuse is not remembered: models repeat what they read of themselves
+        kept = self._says.kept_whole(heard.turn)
+        if kept:
+            self.context.append_heard(heard.turn, [kept], 1, 0, interrupted=False)
+            return
         clauses = answer.clauses
         char = heard.char + sum(len(clause) for clause in clauses[: heard.clause])
         whole = answer.complete and char >= len("".join(clauses).rstrip())

@@ -136,9 +136,11 @@ class FakeVoice:
         self.body = {"user": "Ada"}
         self.ended: list[str] = []
         self.said: list[tuple[str, Future[None]]] = []
+        self.whole: list[bool] = []
 
-    def say(self, text: str) -> Future[None]:
+    def say(self, text: str, *, whole: bool = False) -> Future[None]:
         self.said.append((text, Future()))
+        self.whole.append(whole)
         return self.said[-1][1]
 
     def end(self, reason: str) -> None:
@@ -189,6 +191,20 @@ async def test_say_tells_that_the_session_is_over_and_can_be_cancelled() -> None
     with pytest.raises(asyncio.CancelledError):
         await withdrawn
     assert voice.said[1][1].cancelled()
+
+
+async def test_say_tells_what_the_context_keeps() -> None:
+    voice = FakeVoice()
+    says = [Session(voice).say("One."), Session(voice).say("Two.", commit="full"), Session(voice).say("Three.", commit="heard")]
+    tasks = [asyncio.create_task(say) for say in says]
+    await asyncio.sleep(0)
+    for _, future in voice.said:
+        future.set_result(None)
+    await asyncio.gather(*tasks)
+    assert voice.whole == [False, True, False]
+    with pytest.raises(ValueError, match="commit='none': allowed are 'heard' and 'full'"):
+        await Session(voice).say("Four.", commit="none")  # type: ignore[arg-type]
+    assert len(voice.said) == 3
 
 
 async def test_what_is_not_said() -> None:

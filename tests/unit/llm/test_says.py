@@ -95,3 +95,31 @@ def test_where_nothing_is_said_the_end_comes_at_once() -> None:
     closed.close()
     closed.finish(lambda: told.append("too late"))
     assert told == ["end"]
+
+
+def test_a_text_that_is_kept_whole_is_told_once_and_only_when_it_was_begun() -> None:
+    says = Says(lambda request: None)
+    futures = [Future[None]() for _ in range(3)]
+    says.add("One.", futures[0], whole=True)
+    says.add("Two.", futures[1])
+    says.add("Three.", futures[2], whole=True)
+    assert says.kept_whole(3) == ""
+    assert says.begin(3, "say-1") == "One."
+    says.over(3)
+    assert (says.kept_whole(3), says.kept_whole(3)) == ("One.", "")
+    says.begin(5, "say-2")
+    says.over(5)
+    assert says.kept_whole(5) == ""
+    futures[2].cancel()
+    says.begin(7, "say-3")
+    assert says.kept_whole(7) == ""
+
+
+def test_the_end_of_a_later_text_forgets_one_that_was_never_heard_of() -> None:
+    says = Says(lambda request: None)
+    for turn, request in ((1, "say-1"), (2, "say-2")):
+        says.add("Text.", Future(), whole=True)
+        says.begin(turn, request)
+        says.over(turn)
+    assert says.kept_whole(2) == "Text."
+    assert says.kept_whole(1) == ""

@@ -453,6 +453,29 @@ async def test_an_interrupted_greeting_returns_too() -> None:
     await talk.close()
 
 
+@pytest.mark.parametrize(("whole", "kept"), [(False, "One..."), (True, "One two. Three.")])
+@pytest.mark.parametrize("heard", [0, 3])
+async def test_a_text_may_be_kept_whole_though_it_was_interrupted(whole: bool, kept: str, heard: int) -> None:
+    talk = Conversation()
+    await talk.stage.open()
+    talk.stage.say("One two. Three.", whole=whole)
+    await talk.until(lambda: talk.port.frames("speaking", TurnRequest))
+    await talk.receive(started(1, "say", "say-1"))
+    await talk.receive(Cancel(fence=2, reason="speech"), played(1, 0, heard), started(2), words(2, "Hi."))
+    expected = [("assistant", kept)] if whole or heard else []
+    assert talk.prompt() == [*expected, ("user", "Hi.")]
+    await talk.close()
+
+
+async def test_inside_on_turn_nothing_is_kept_whole() -> None:
+    talk = await answered_by(Parrot, "whole")
+    assert (
+        text_of(talk.told())
+        == "commit='full' is for a text of its own; inside on_turn it is part of an answer, kept as it was heard"
+    )
+    await talk.close()
+
+
 async def test_what_waits_to_be_said_fails_at_the_end() -> None:
     talk = Conversation(Greeter)
     await talk.stage.open()
@@ -473,6 +496,11 @@ class Parrot(Bot):
             case "model":
                 await session.say("One moment.")
                 return None
+            case "whole":
+                try:
+                    await session.say("All of it.", commit="full")
+                except ValueError as error:
+                    return str(error)
             case "fail":
                 raise KeyError("room")
             case "number":
