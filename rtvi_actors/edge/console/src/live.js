@@ -31,9 +31,9 @@ export class Live {
 }
 
 function content({ capacity, sessions, engines }) {
-  const places = `${capacity.sessions} of at most ${capacity.max_sessions} sessions, ${capacity.free} more at once`;
+  const { sessions: taken, max_sessions: most, free, refused } = capacity;
   return [
-    element("p", {}, `${places}; ${capacity.refused} refused so far.`),
+    element("p", {}, `${taken} of ${most} sessions taken, ${free} can start at once, ${refused} refused so far.`),
     table("Sessions", ["session", "bot", "age", "turns", "latency"], sessions.map(session)),
     table("Engines", ["engine", "state", "model", "memory"], engines.map(engine)),
   ];

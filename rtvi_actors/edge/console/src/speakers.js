@@ -24,6 +24,7 @@ export class Speakers {
 
   bot(state) {
     clearTimeout(this._settling);
+    if (state !== "speaking") this.level("bot", 0);
     show(this._bot, state, BOT[state]);
   }
 
