@@ -14,10 +14,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 RAY_MODULES = Path(__file__).parent / "ray"
 """Importable in the workers of :func:`ray_local`, so that tests can host classes of their own in actors."""
@@ -216,3 +220,82 @@ def _descriptors() -> dict[int, str]:
         except FileNotFoundError:
             continue  # the one that listdir used
     return found
+
+
+class ChatEndpoint:
+    """An OpenAI-compatible endpoint in a thread, with the real weights of our own CTranslate2 backend."""
+
+    KEY = "sk-of-the-tests"
+
+    def __init__(self) -> None:
+        from rtvi_actors.config import Config
+        from rtvi_actors.llm.ctranslate2 import CTranslate2Llm
+
+        self.bodies: list[dict[str, Any]] = []
+        """Of the requests, in order."""
+        self.running = self.cancelled = 0
+        self._llm = CTranslate2Llm(Config())
+        self._llm.load()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[ChatEndpoint]:
+        """The endpoint while the block runs; its address is ``url``."""
+        import uvicorn
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        server = uvicorn.Server(
+            uvicorn.Config(
+                Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])]), port=0, log_level="error"
+            )
+        )
+        thread = threading.Thread(target=server.run, name="chat-endpoint")
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the endpoint did not start"
+                time.sleep(0.01)
+            self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+            yield self
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            self._llm.close()
+
+    async def _chat(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse, StreamingResponse
+
+        body = await request.json()
+        self.bodies.append(body)
+        if request.headers.get("authorization") != f"Bearer {self.KEY}":
+            return JSONResponse({"error": {"message": "Incorrect API key provided"}}, 401)
+        if body["model"] != "smollm2":
+            return JSONResponse({"error": {"message": f"The model {body['model']!r} does not exist"}}, 404)
+        return StreamingResponse(self._events(body), media_type="text/event-stream")
+
+    async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
+
+        messages = [ChatMessage(message["role"], message["content"]) for message in body["messages"]]
+        last = LlmPiece("", 0)
+        self.running += 1
+        try:
+            pieces = self._llm.stream("s", LlmRequest(messages, body["max_tokens"], body["temperature"]))
+            async with contextlib.aclosing(pieces):
+                async for last in pieces:
+                    choice = {"index": 0, "delta": {"content": last.text}, "finish_reason": last.finish_reason or None}
+                    yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            usage = {"prompt_tokens": last.prompt_tokens, "completion_tokens": last.completion_tokens}
+            yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n"
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture(scope="module")
+def chat_endpoint() -> Iterator[ChatEndpoint]:
+    """A real OpenAI-compatible endpoint. It wants ``chat_endpoint.KEY`` and has the model ``smollm2``."""
+    with ChatEndpoint().serving() as endpoint:
+        yield endpoint
