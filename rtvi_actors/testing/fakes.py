@@ -15,6 +15,7 @@ Their delays and scripts are class attributes, so that a subclass named in a con
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from array import array
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -148,13 +149,15 @@ class FakeLlm(FakeBackend):
 
 
 class FakeTts(FakeBackend):
-    """A tone of 400 Hz, ``ms_per_character`` for each character, in pieces of the configured ``piece_ms``."""
+    """A tone of 400 Hz, ``ms_per_character`` for each character, in pieces of the configured ``piece_ms``. It tells when words end."""
 
     first_ms: ClassVar[float] = 20
     """Delay of the first piece ..."""
     piece_delay_ms: ClassVar[float] = 5
     """... and of each further one."""
     ms_per_character: ClassVar[int] = 60
+    tells_words: ClassVar[bool] = True
+    """Whether it does."""
 
     async def stream(self, session: str, request: TtsRequest) -> AsyncGenerator[TtsPiece, None]:
         """The tone; no piece for white space."""
@@ -170,10 +173,15 @@ class FakeTts(FakeBackend):
                 self._check(text)
                 count = min(step, left)
                 delay_ms, left = self.piece_delay_ms, left - count
-                yield TtsPiece(pcm=tone(at, count), compute_ns=time.monotonic_ns() - begun_ns)
+                marks = self._marks(request.text) if at == 0 and self.tells_words else []
+                yield TtsPiece(pcm=tone(at, count), compute_ns=time.monotonic_ns() - begun_ns, marks=marks)
                 at += count
         finally:
             self.withdrawn += left > 0
+
+    def _marks(self, text: str) -> list[tuple[int, int]]:
+        begin, samples = len(text) - len(text.lstrip()), self.ms_per_character * tts.SAMPLE_RATE_HZ // 1_000
+        return [((char - begin) * samples, char) for word in re.finditer(r"\S+", text) for char in word.span()]
 
 
 _PERIOD = array("h", [round(8_000 * sin(2 * pi * at / 60)) for at in range(60)]).tobytes()
