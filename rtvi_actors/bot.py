@@ -36,6 +36,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError
 from rtvi_actors.llm.hooks import SessionHooks, Voice, current_call
+from rtvi_actors.observe import log
 
 MAX_SAID_CHARS = 10_000
 """Longest text that :meth:`Session.say` takes."""
@@ -257,8 +258,13 @@ def load_bot(name: str) -> type[Bot]:
 
 
 def load_hooks(name: str) -> BotClass:
-    """The bot called ``name`` for the LLM stage, which finds this function by name. Raises as :func:`load_bot`."""
-    return BotClass(load_bot(name))
+    """The bot called ``name`` for the LLM stage, which finds this function by name. Raises as :func:`load_bot`.
+
+    What the bot's module logs is logged as our own lines are, with session and turn.
+    """
+    bot = load_bot(name)
+    log.listen_to(bot.__module__)
+    return BotClass(bot)
 
 
 def _is_bot(value: Any) -> bool:

@@ -34,8 +34,10 @@ END_GRACE_S = 1.0
 """How long Ray's processes may take to end by themselves."""
 
 
-def start(app: str, address: str | None) -> dict[int, float]:
+def start(app: str, address: str | None, *, json_log: bool = False) -> dict[int, float]:
     """Start a local Ray for ``app``, or join the cluster at ``address``. Workers find user code in the current folder.
+
+    ``json_log``: all that they print is given on as JSON.
 
     Returns:
         Ray's processes that this one has started, pid -> start time: none when it joined.
@@ -47,7 +49,7 @@ def start(app: str, address: str | None) -> dict[int, float]:
     common: dict[str, Any] = {"namespace": app, "logging_level": "error", "log_to_driver": True}
     if address is not None:
         _join(address, common)
-        actor_log.take_over()
+        actor_log.take_over(as_json=json_log)
         return {}
     before = _children()
     ray.init(
@@ -57,7 +59,7 @@ def start(app: str, address: str | None) -> dict[int, float]:
         object_store_memory=OBJECT_STORE_BYTES,
         **common,
     )
-    actor_log.take_over()
+    actor_log.take_over(as_json=json_log)
     return {pid: started for pid, started in _children().items() if pid not in before}
 
 

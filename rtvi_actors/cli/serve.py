@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import signal
 import socket
@@ -23,8 +24,12 @@ from rtvi_actors.config import Config, runtime_folder
 from rtvi_actors.engines.actor import backend_class
 from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, SessionLostError
 from rtvi_actors.models.prepare import command, missing, path_of
+from rtvi_actors.observe import log as observe_log
+from rtvi_actors.observe import tracing
 from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
+
+log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 20.0
 PING_PERIOD_S = 2.0
@@ -87,7 +92,9 @@ class App:
 def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
     """The app while the block runs. A signal during the start ends the start."""
     check(config)
-    console = Console(stderr=True)
+    in_json = config.app.log_format == "json"
+    observe_log.set_up(f"{config.app.name}/serve", config.app.log_level, config.app.log_format)
+    console = Console(stderr=True, quiet=in_json)
     folder = runtime_folder()
     stop_requested = threading.Event()
     with contextlib.ExitStack() as stack:
@@ -95,7 +102,7 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
         stack.enter_context(_signals(stop_requested))
         progress = stack.enter_context(console.status("starting Ray"))
         started = time.monotonic()
-        _enter_ray(stack, config.app.name, address, folder)
+        _enter_ray(stack, config, address, folder)
         _take_signals(stop_requested)  # again: Ray has just put handlers of its own in their place
         scheduler = _create_scheduler(config, folder, detached=address is not None)
         progress.update("starting engines, edge and stage actors")
@@ -105,7 +112,10 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
             running.remember(config.app.name, ray.get_runtime_context().gcs_address, facts["url"])
             stack.callback(running.forget, config.app.name)
             progress.stop()
-            console.print(f"started in {time.monotonic() - started:.1f} s", style="dim")
+            took = f"started in {time.monotonic() - started:.1f} s"
+            console.print(took, style="dim")
+            if in_json:
+                log.info(took)
             app = App(facts["url"], scheduler, stop_requested)
             yield app
         finally:
@@ -113,9 +123,9 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
                 _stop(scheduler, polite=app is None or not app.hangs)
 
 
-def _enter_ray(stack: contextlib.ExitStack, app: str, address: str | None, folder: Path) -> None:
+def _enter_ray(stack: contextlib.ExitStack, config: Config, address: str | None, folder: Path) -> None:
     """Start or join Ray; ``stack`` leaves it. A guardian clears up after a local one if this process is killed."""
-    roots = local_ray.start(app, address)
+    roots = local_ray.start(config.app.name, address, json_log=config.app.log_format == "json")
     stack.callback(local_ray.shut_down, roots)
     if roots:
         guarding = guardian.start(folder, roots)
@@ -134,6 +144,7 @@ def check(config: Config) -> None:
         load_bot(name)
     for kind in ENGINE_CLASSES:
         backend_class(kind, getattr(config, kind).backend)
+    tracing.check(config.observe)
     absent = missing(config)
     if len(absent) == 1:
         path_of(absent[0], config)  # says what is wrong with it

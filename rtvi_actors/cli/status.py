@@ -92,5 +92,25 @@ def _print(facts: dict[str, Any]) -> None:
     for actor in [*facts["engines"], *facts["edges"]]:
         actors.add_row(actor["name"], actor["kind"], str(actor["pid"]), actor.get("actor_id", ""))
     console.print(actors)
+    if facts.get("figures"):
+        console.print(_processes(facts["figures"]))
     groups = ", ".join(f"{group['name']} {group['state']} ({group['sessions']})" for group in facts["groups"])
     console.print(f"groups: {groups or 'none'}")
+
+
+def _processes(figures: dict[str, dict[str, Any]]) -> Table:
+    """What the processes of each role take, as they said within the last seconds."""
+    title = "processes, by role"
+    table = Table("role", "processes", "memory", "CPU time", "loop lag", "stalls", "requests", title=title, title_justify="left")
+    for role, of in sorted(figures.items()):
+        requests = f"{of['engine_in_flight']:.0f} in flight" if "engine_in_flight" in of else ""
+        table.add_row(
+            role,
+            f"{of.get('processes', 0):.0f}",
+            f"{of.get('memory_bytes', 0) / 2**20:.0f} MiB",
+            f"{of.get('cpu_s', 0):.1f} s",
+            f"{1_000 * of.get('loop_lag_s', 0):.0f} ms",
+            f"{of.get('stalls', 0):.0f}",
+            requests,
+        )
+    return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rtvi_actors.cli import actor_log
@@ -15,6 +17,16 @@ def test_lines_of_actors_are_shown_and_of_daemons_are_not(capfd: pytest.CaptureF
     shown = capfd.readouterr()
     assert shown.err.splitlines() == ["WARNING app/tts/0: late", "second"]
     assert shown.out == ""
+
+
+def test_all_lines_are_json_where_they_are_to_be(capfd: pytest.CaptureFixture[str]) -> None:
+    own = '{"event":"hello","session":"s1"}'
+    lines = [own, "Traceback (most recent call last):", "{not json", '"text"', "[1]"]
+    actor_log.show({"pid": 12, "actor_name": "app/tts/0", "lines": lines}, actor_log._as_json)
+    shown = capfd.readouterr().err.splitlines()
+    assert shown[0] == own
+    assert [json.loads(line)["event"] for line in shown[1:]] == lines[1:]
+    assert {json.loads(line)["actor"] for line in shown[1:]} == {"app/tts/0"}
 
 
 def test_rays_own_printing_is_replaced() -> None:
