@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -41,6 +42,8 @@ class Metrics:
     """The metrics of one edge. All methods are for its event loop; none waits."""
 
     def __init__(self) -> None:
+        # A second series beside each, that only OpenMetrics has a use for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry(auto_describe=False)
         self._over: Counts[str] = Counts()
         """What the sessions that are over had counted."""
@@ -126,8 +129,7 @@ class Metrics:
             sessions: what the sessions of now count.
             app: role -> figures; None when the scheduler does not answer.
         """
-        families = (*self._registry.collect(), *self._of_edge(edge, sessions), *_of_app(app))
-        for family in families:
+        for family in chain(self._registry.collect(), self._of_edge(edge, sessions), _of_app(app)):
             yield generate_latest(_One(family))
 
     def _of_edge(self, edge: Mapping[str, int], sessions: Iterable[Mapping[str, int]]) -> Iterator[Metric]:

@@ -33,7 +33,6 @@ def read(metrics: Metrics, sessions: Any = (), app: Any = None) -> dict[tuple[st
         (sample.name.removeprefix("rtvi_actors_"), *sample.labels.values()): sample.value
         for family in families
         for sample in family.samples
-        if not sample.name.endswith("_created")
     }
 
 
