@@ -198,9 +198,6 @@ class Speaking(Section, frozen=True):
     when_speaking: WhenSpeaking = field(default_factory=WhenSpeaking)
     backchannels: list[str] = field(default_factory=lambda: list(BACKCHANNELS))
     """Words and phrases that do not interrupt a bot that speaks; none: all do. While it is silent they are answers like any other."""
-    pause_after_ms: Positive = 150
-    confirm_after_ms: Positive = 500
-    resume_after_ms: Positive = 2_000
     missing_audio_ms: Positive = 1_500
     """A microphone that delivers nothing for this long in mid-speech ends the turn."""
     max_turn_ms: Positive = 120_000

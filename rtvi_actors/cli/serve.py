@@ -28,6 +28,7 @@ from rtvi_actors.observe import log as observe_log
 from rtvi_actors.observe import tracing
 from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
+from rtvi_actors.speaking.end_of_turn import model_class
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def check(config: Config) -> None:
         load_bot(name)
     for kind in ENGINE_CLASSES:
         backend_class(kind, getattr(config, kind).backend)
+    model_class(config.speaking.endpointing)
     tracing.check(config.observe)
     absent = missing(config)
     if len(absent) == 1:

@@ -9,7 +9,7 @@ out in the order that clients rely on:
 * A turn opened under the bot's speech is *hidden* until its Cancel.
 * A void turn (no words, or hidden to its end) leaves no trace but the user-stopped of a user-started that was sent. A turn that
   reopens another has words if one of the two has.
-* The words of a turn that was cancelled behind its end are told when they come (``late_words``); later turns are joined behind them.
+* The words of a turn that was cancelled behind its end are told when they come (``late_words``); later turns join behind them.
 * Nothing of a turn below the fence leaves, nor of an attempt that was resumed over.
 
 What is held is bounded by the windows of its producers' streams: each byte of ``bot_audio`` and ``text`` is granted back once, by

@@ -1,8 +1,8 @@
 """The words of turns that the user had ended, and that were cancelled before their final came. Pure.
 
-What is cancelled is the answer. The words are the user's all the same: the model gets them, so the client is told them, in the order
-of their turns and before anything of a later turn. The STT stage gives each turn that ended its final within a set time, "" if
-need be, so nothing waits here for ever.
+What is cancelled is the answer. The words are the user's all the same: the model gets them, so the client is told them, in the
+order of their turns and before anything of a later turn. The STT stage gives each turn that ended its final within a set time, ""
+if need be, so nothing waits here for ever.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LateWords:
         return told
 
     def settle(self, turn: int, text: str, reopens: int) -> bool:
-        """Whether the user's message of ``turn``, ``text`` and that of the turn which it ``reopens``, has words. It is remembered."""
+        """Whether the user's message of ``turn`` has words: ``text``, or those of the turn that it ``reopens``. Remembers it."""
         self._had_words[turn] = bool(text.strip()) or self._had_words.get(reopens, False)
         if len(self._had_words) > MAX_SETTLED:
             del self._had_words[min(self._had_words)]

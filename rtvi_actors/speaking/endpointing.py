@@ -1,8 +1,8 @@
 """When a silence ends the user's turn: how long to wait after what was said.
 
 Whisper puts a full stop behind almost any fragment, so a full stop alone proves nothing: these rules look for what a speaker
-would not stop at. A wrong "unfinished" costs the difference of the two waits, a wrong "finished" cuts the user off, so doubt
-means unfinished.
+would not stop at. A wrong "unfinished" costs the difference of the waits; a wrong "finished" ends the turn in mid-sentence, and the
+user who goes on is heard out all the same (the turn reopens), but the answer has to begin anew.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from rtvi_actors.config import Speaking
 
 _TERMINAL: Final = frozenset(".!?。！？।؟")  # noqa: RUF001  the marks of other scripts are meant
 _CLOSING: Final = "\"'”’»)]」』 "  # noqa: RUF001
-_PATIENCE: Final = 1.5
-"""A silence must be this much longer than the longest pause that the speaker already made inside the turn."""
+_PATIENCE: Final = 1.0
+"""A silence must be this much as long as the longest pause that the speaker already made inside the turn."""
+FINISHED: Final = 1.0
+UNCLEAR: Final = 0.5
+UNFINISHED: Final = 0.0
 
 
 def _words(text: str) -> frozenset[str]:
@@ -45,8 +48,13 @@ _AUXILIARIES: Final = _words(
     "wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't haven't hasn't"
 )
 _PRONOUNS: Final = _words("i you he she it we they that this there these those who what which one")
-# A sentence that opens with one of these needs a second clause.
-_LEADING: Final = _words("if when whenever while although though since once")
+# A sentence that opens with one of these needs a second clause ...
+_LEADING: Final = _words("if when whenever while although though since once unless because after before until whereas")
+# ... and so may "Had he asked".
+_INVERTED: Final = "had"
+
+# Behind a number there mostly comes another one, or what is counted.
+_NUMBERS: Final = _words("zero one two three four five six seven eight nine ten eleven twelve hundred thousand")
 
 _SHORT_ANSWERS: Final = (
     "yes",
@@ -149,40 +157,60 @@ def has_words(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def reads_as_finished(text: str, language: str = "") -> bool:
-    """Whether a speaker may well have stopped for good after ``text``.
+def how_finished(text: str, language: str = "") -> float:
+    """How likely a speaker has stopped for good after ``text``: ``FINISHED``, ``UNCLEAR`` or ``UNFINISHED``.
 
     English ("" or ``en...``) is looked at word by word; of other ``language`` (BCP 47) only the punctuation.
     """
     text = text.strip().rstrip(_CLOSING).replace("’", "'")  # noqa: RUF001
     if not has_words(text) or text.endswith(("..", "…")):
-        return False
-    end = text[-1]
-    if language and not language.lower().startswith("en"):
-        return end in _TERMINAL
+        return UNFINISHED
     words = _WORD.findall(text.lower())
-    if (end in _TERMINAL or end.isalnum()) and _ONLY_SHORT_ANSWERS.fullmatch(" ".join(words)):
-        return True
-    if end not in _TERMINAL:
-        return False
-    question = end == "?"
-    if not question and len(words) < _LEAST_WORDS:
-        return False
-    return not _dangles(words, question) and (question or not _waits_for_its_main_clause(text))
+    end = text[-1]
+    if end not in _TERMINAL and not end.isalnum():
+        return UNFINISHED
+    if language and not language.lower().startswith("en"):
+        return FINISHED if end in _TERMINAL else UNCLEAR if len(words) > 1 else UNFINISHED
+    if _ONLY_SHORT_ANSWERS.fullmatch(" ".join(words)):
+        return FINISHED
+    return _english(text, words)
 
 
-def wait_ms(text: str | None, settings: Speaking, *, longest_pause_ms: int = 0, language: str = "") -> int:
+def wait_ms(probability: float | None, settings: Speaking, *, longest_pause_ms: int = 0) -> int:
     """How long a silence, counted from the last speech, must last to end the turn.
 
     Args:
-        text: the transcript of the turn so far; None as long as there is none.
-        settings: ``short_wait_ms`` and ``long_wait_ms``, between which the answer lies.
+        probability: how likely the user has finished; None as long as there is no transcript.
+        settings: 1.0 takes ``short_wait_ms``, 0.5 ``middle_wait_ms``, 0.0 ``long_wait_ms``, others what lies between.
         longest_pause_ms: the longest pause of this turn that the speaker ended by going on. Who pauses long is given longer.
-        language: of ``text``, see :func:`reads_as_finished`.
     """
-    if text is None or not reads_as_finished(text, language):
-        return settings.long_wait_ms
-    return min(max(settings.short_wait_ms, round(_PATIENCE * longest_pause_ms)), settings.long_wait_ms)
+    short_ms, middle_ms, long_ms = settings.short_wait_ms, settings.middle_wait_ms, settings.long_wait_ms
+    if probability is None:
+        return long_ms
+    if probability >= UNCLEAR:
+        wait = middle_ms + (short_ms - middle_ms) * (probability - UNCLEAR) / (FINISHED - UNCLEAR)
+    else:
+        wait = long_ms + (middle_ms - long_ms) * (probability - UNFINISHED) / (UNCLEAR - UNFINISHED)
+    return min(max(round(wait), round(_PATIENCE * longest_pause_ms)), long_ms)
+
+
+def _english(text: str, words: list[str]) -> float:
+    """Whether the last word wants another one behind it, and the last sentence a second clause."""
+    end = text[-1]
+    question = end == "?"
+    if _dangles(words, question) or (len(words[-1]) == 1 and end not in _TERMINAL):
+        return UNFINISHED
+    sentence = _SENTENCE_END.split(text)[-1].lower()
+    first, second = [*_WORD.findall(sentence), "", ""][:2]
+    one_clause = "," not in sentence and not re.search(r"\bthen\b", sentence)
+    if first in _LEADING and one_clause and not question:
+        return UNFINISHED
+    if first == _INVERTED and second in _PRONOUNS and one_clause:
+        return UNCLEAR
+    if end in _TERMINAL:
+        short = len(words) < _LEAST_WORDS and not question
+        return FINISHED if not short else UNFINISHED if words[-1].isdecimal() or words[-1] in _NUMBERS else UNCLEAR
+    return UNCLEAR if len(words) > 1 else UNFINISHED
 
 
 def _dangles(words: list[str], question: bool) -> bool:
@@ -195,10 +223,3 @@ def _dangles(words: list[str], question: bool) -> bool:
     if last in _PREPOSITIONS:
         return not (last in _PARTICLES and not _PHRASAL.isdisjoint(words))
     return last in _AUXILIARIES and before not in _PRONOUNS
-
-
-def _waits_for_its_main_clause(text: str) -> bool:
-    """Whether the last sentence is a leading clause alone: "If I stay three nights."."""
-    sentence = _SENTENCE_END.split(text)[-1].lower()
-    words = _WORD.findall(sentence)
-    return bool(words) and words[0] in _LEADING and "," not in sentence and "then" not in words

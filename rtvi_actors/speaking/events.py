@@ -52,23 +52,33 @@ class Requested:
 
 
 @dataclass(frozen=True, slots=True)
+class EndJudged:
+    """The answer to AskEnd: how likely the user had finished, 0 to 1; None: the model failed, the rules are to judge."""
+
+    turn: int
+    attempt: int
+    probability: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time of a WakeAt has come."""
 
 
-Event: TypeAlias = SpeechWindow | TranscriptSeen | BotStateSeen | Requested | Tick
+Event: TypeAlias = SpeechWindow | TranscriptSeen | BotStateSeen | Requested | EndJudged | Tick
 
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
 @dataclass(frozen=True, slots=True)
 class StartTurn:
-    """``turn`` begins."""
+    """``turn`` begins. ``reopens``: the turn that the user goes on with by it; 0 for none."""
 
     turn: int
     source: str
     request: str = ""
     under_bot: bool = False
+    reopens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,17 @@ class RefuseRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AskEnd:
+    """Ask the end-of-turn model whether the user had finished with ``attempt``; answer with EndJudged."""
+
+    turn: int
+    attempt: int
+    text: str
+    language: str
+    pauses_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Give a Tick at ``at_ms``, instead of at the time asked for before."""
 
@@ -143,7 +164,7 @@ class WakeAt:
 
 
 Command: TypeAlias = (
-    StartTurn | ForwardAudio | MayEnd | Resumed | EndTurn | PauseBot | ResumeBot | CancelBot | RefuseRequest | WakeAt
+    StartTurn | ForwardAudio | MayEnd | Resumed | EndTurn | PauseBot | ResumeBot | CancelBot | RefuseRequest | AskEnd | WakeAt
 )
 
 

@@ -28,12 +28,15 @@ from rtvi_actors.frames.types import (
     TurnStarted,
 )
 from rtvi_actors.runtime.port import StagePort, Timer
+from rtvi_actors.speaking.end_of_turn import Judge, load_model
 from rtvi_actors.speaking.events import (
     WINDOW_MS,
     WINDOW_SAMPLES,
+    AskEnd,
     BotStateSeen,
     CancelBot,
     Command,
+    EndJudged,
     EndTurn,
     Event,
     ForwardAudio,
@@ -62,45 +65,57 @@ _SLACK_WINDOWS: Final = 2
 
 
 class SpeakingStages:
-    """What a process of speaking stages holds: the voice activity model, once."""
+    """What a process of speaking stages holds: the voice activity model, once, and the application's end-of-turn model.
+
+    Raises:
+        ConfigError: that model cannot be found or made.
+    """
 
     def __init__(self, config: Config) -> None:
         self._settings = config.speaking
         self._vad = SileroVad()
+        model = load_model(config)
+        self._judge = None if model is None else Judge(model)
 
     def create(self, port: StagePort, attach: Attach) -> SpeakingStage:
         """A stage for a new session."""
-        return SpeakingStage(port, self._settings, self._vad)
+        return SpeakingStage(port, self._settings, self._vad, self._judge)
 
     def close(self) -> None:
-        """Nothing runs outside the stages."""
+        """Stop asking the end-of-turn model."""
+        if self._judge is not None:
+            self._judge.close()
 
 
 class SpeakingStage:
     """One session's turns. Holds about half a second of audio; everything else of a turn is forwarded at once."""
 
-    def __init__(self, port: StagePort, settings: Speaking, vad: Vad) -> None:
+    def __init__(self, port: StagePort, settings: Speaking, vad: Vad, judge: Judge | None = None) -> None:
         self._port = port
         self._settings = settings
         self._vad = vad
         self._vad_state = VadState()
         self._gate = SpeechGate(settings.vad_threshold, settings.vad_release)
-        self._machine = TurnMachine(settings)
+        self._judge = judge
+        self._machine = TurnMachine(settings, ask_model=judge is not None)
         self._partial = bytearray()
         """Audio of a window that is not complete yet, from ``_first_sample`` on."""
         self._first_sample = 0
         self._heard_ms: int | None = None
         # As much as a turn can ask for: the pre-roll before its onset, and the windows of the onset.
-        kept = -(-settings.pre_roll_ms // WINDOW_MS) + settings.start_windows + _SLACK_WINDOWS
+        onset = max(settings.start_windows, settings.when_thinking.start_windows, settings.when_speaking.start_windows)
+        kept = -(-settings.pre_roll_ms // WINDOW_MS) + onset + _SLACK_WINDOWS
         self._recent: deque[tuple[int, bytes]] = deque(maxlen=kept)
         self._forwarding: int | None = None
         self._timer: Timer | None = None
+        self._closed = False
 
     async def open(self) -> None:
         """Nothing to get ready: the model is loaded."""
 
     async def close(self) -> None:
         """Stop the timer."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -164,8 +179,8 @@ class SpeakingStage:
 
     def _do(self, command: Command) -> None:
         match command:
-            case StartTurn(turn, source, request, under_bot):
-                self._tell(_ALL, TurnStarted(request, source, under_bot, turn=turn))
+            case StartTurn(turn, source, request, under_bot, reopens):
+                self._tell(_ALL, TurnStarted(request, source, under_bot, reopens, turn=turn))
             case ForwardAudio(turn, from_sample):
                 self._forwarding = turn
                 for first_sample, window in self._recent:
@@ -189,8 +204,18 @@ class SpeakingStage:
             case RefuseRequest(request, reason):
                 text = f"the turn requested as {request!r} was dropped: {reason}"
                 self._tell(("edge",), Error("turn", True, text))
+            case AskEnd():
+                self._ask(command)
             case WakeAt(at_ms):
                 self._wake_at(at_ms)
+
+    def _ask(self, question: AskEnd) -> None:
+        def answer(probability: float | None) -> None:
+            if not self._closed:
+                self._step(EndJudged(question.turn, question.attempt, probability))
+
+        if self._judge is not None:
+            self._judge.ask(question, answer)
 
     def _tell(self, roles: tuple[Role, ...], frame: Frame) -> None:
         for role in roles:

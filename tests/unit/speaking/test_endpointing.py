@@ -3,7 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtvi_actors.config import Speaking
-from rtvi_actors.speaking.endpointing import has_words, reads_as_finished, wait_ms
+from rtvi_actors.speaking.endpointing import FINISHED as SURE
+from rtvi_actors.speaking.endpointing import UNCLEAR as PERHAPS
+from rtvi_actors.speaking.endpointing import UNFINISHED as NO
+from rtvi_actors.speaking.endpointing import has_words, how_finished, wait_ms
 
 pytestmark = pytest.mark.unit
 
@@ -49,12 +52,14 @@ UNFINISHED = [
     "The price of a room would.",
     "It belongs to my.",
     "I want to go there with a.",
+    "I want room f",
+    "Unless it rains.",
+    "5.",
+    "Room 5 of f-",
     "I was thinking um.",
     "I want a room,",
     "I want a room:",
-    "I want a room",
     "Two.",
-    "Hey.",
     "Yes,",
     "Yes...",
     "Good morning, I.",
@@ -64,49 +69,83 @@ UNFINISHED = [
     "He was not.",
 ]
 
+UNCLEAR = [
+    "I want a room",
+    "Seven of clubs",
+    "Hey.",
+    "Paris.",
+    "Two nights.",
+    "Had he married a more amiable woman?",
+    "Had you asked.",
+]
+
 
 @pytest.mark.parametrize("text", FINISHED)
 def test_a_speaker_may_stop_here(text: str) -> None:
-    assert reads_as_finished(text)
+    assert how_finished(text) == SURE
 
 
 @pytest.mark.parametrize("text", UNFINISHED)
 def test_nobody_stops_here(text: str) -> None:
-    assert not reads_as_finished(text)
+    assert how_finished(text) == NO
+
+
+@pytest.mark.parametrize("text", UNCLEAR)
+def test_who_knows_whether_anybody_stops_here(text: str) -> None:
+    assert how_finished(text) == PERHAPS
 
 
 @pytest.mark.parametrize(
     ("text", "finished"),
-    [("Ich möchte ein Zimmer und.", True), ("Ja.", True), ("Ja", False), ("Ja, ...", False), ("はい。", True), ("Ja,", False)],
+    [
+        ("Ich möchte ein Zimmer und.", SURE),
+        ("Ja.", SURE),
+        ("Ja", NO),
+        ("Ein Zimmer", PERHAPS),
+        ("Ja, ...", NO),
+        ("はい。", SURE),
+        ("Ja,", NO),
+    ],
 )
-def test_other_languages_are_judged_by_their_punctuation(text: str, finished: bool) -> None:
-    assert reads_as_finished(text, "de-DE") is finished
+def test_other_languages_are_judged_by_their_punctuation(text: str, finished: float) -> None:
+    assert how_finished(text, "de-DE") == finished
 
 
 def test_english_is_meant_by_its_code_too() -> None:
-    assert not reads_as_finished("I want to go and.", "en-US")
+    assert how_finished("I want to go and.", "en-US") == NO
 
 
 @pytest.mark.parametrize(
-    ("text", "longest_pause_ms", "expected"),
+    ("probability", "longest_pause_ms", "expected"),
     [
         (None, 0, 800),
-        ("I would like a", 0, 800),
-        ("I would like a room.", 0, 200),
-        ("I would like a room.", 100, 200),
-        ("I would like a room.", 400, 600),
-        ("I would like a room.", 5_000, 800),
-        ("I would like a", 5_000, 800),
+        (0.0, 0, 800),
+        (0.25, 0, 650),
+        (0.5, 0, 500),
+        (0.75, 0, 350),
+        (1.0, 0, 200),
+        (1.0, 100, 200),
+        (1.0, 400, 400),
+        (0.5, 400, 500),
+        (1.0, 5_000, 800),
+        (0.0, 5_000, 800),
     ],
 )
-def test_who_pauses_long_is_given_longer(text: str | None, longest_pause_ms: int, expected: int) -> None:
-    assert wait_ms(text, Speaking(), longest_pause_ms=longest_pause_ms) == expected
+def test_who_pauses_long_is_given_longer(probability: float | None, longest_pause_ms: int, expected: int) -> None:
+    assert wait_ms(probability, Speaking(), longest_pause_ms=longest_pause_ms) == expected
 
 
-@given(st.text(max_size=60), st.integers(0, 100_000), st.sampled_from(["", "en", "de"]))
-def test_every_wait_lies_between_the_two(text: str, longest_pause_ms: int, language: str) -> None:
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 100_000))
+def test_a_likelier_end_is_waited_for_no_longer(one: float, other: float, longest_pause_ms: int) -> None:
     settings = Speaking(short_wait_ms=150, long_wait_ms=700)
-    assert 150 <= wait_ms(text, settings, longest_pause_ms=longest_pause_ms, language=language) <= 700
+    less, more = (wait_ms(max(one, other), settings), wait_ms(min(one, other), settings))
+    assert 150 <= less <= more <= 700
+    assert wait_ms(one, settings, longest_pause_ms=longest_pause_ms) <= 700
+
+
+@given(st.text(max_size=60), st.sampled_from(["", "en", "de"]))
+def test_every_text_is_judged(text: str, language: str) -> None:
+    assert how_finished(text, language) in (SURE, PERHAPS, NO)
 
 
 @pytest.mark.parametrize(("text", "words"), [("", False), (" .", False), ("?!…", False), ("a", True), ("10", True), ("はい", True)])
