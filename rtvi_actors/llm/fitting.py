@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rtvi_actors.llm.context import cut_middle
+from rtvi_actors.llm.context import GAP, cut_middle
 from rtvi_actors.llm.engine import ChatMessage
 
 DROP_MESSAGES = 8
@@ -37,12 +37,13 @@ class Fitting:
         while history and self._count([*instructions, *history, *last]) > self._context_tokens:
             del history[0]
         while last and not history and (over := self._count([*instructions, *last]) - self._context_tokens) > 0:
-            text = last[0].content
-            # A token has four characters or so, at least one: this ends.
-            shorter = cut_middle(text, max(len(text) - max(over * 2, 16), 0))
+            role, text = last[0].role, last[0].content
+            # In proportion, since a token has four characters of English and an emoji four tokens; and a little less, so this ends.
+            share = 1 - over / self._cost(role, text)
+            shorter = cut_middle(text, max(int(len(text) * share * 0.95) - len(GAP), 0))
             if len(shorter) >= len(text):
                 break
-            last = [ChatMessage(last[0].role, shorter)]
+            last = [ChatMessage(role, shorter)]
         return [*instructions, *history, *last]
 
     def fit_history(self, instructions: list[ChatMessage], history: Sequence[ChatMessage]) -> list[ChatMessage]:

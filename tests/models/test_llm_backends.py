@@ -126,9 +126,15 @@ async def test_temperature_draws(backend: Any) -> None:
     assert len(answers) > 1
 
 
-async def test_a_text_of_ten_thousand_characters(backend: Any) -> None:
-    pieces = await pieces_of(backend, ask("word " * 2_000, max_tokens=2))
-    assert pieces[-1].prompt_tokens <= CONFIG.llm.context_tokens
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 2_000, "\U0001f642" * 10_000, "\u4f60\u597d\u4e16\u754c" * 2_500, "\x00\x1b \u202e" * 2_000],
+    ids=["words", "emoji", "Chinese", "control"],
+)
+async def test_a_text_of_ten_thousand_characters(backend: Any, text: str) -> None:
+    pieces = await pieces_of(backend, ask(text, max_tokens=2))
+    assert pieces[-1].finish_reason
+    assert 50 < pieces[-1].prompt_tokens <= CONFIG.llm.context_tokens
 
 
 async def test_what_is_kept_between_turns_changes_nothing() -> None:
