@@ -38,7 +38,7 @@ NOT_BUILT = """\
 <main>
 <h1>The console is not built</h1>
 <p>The server runs, and clients can connect. Only this page is missing: it is built once, by Node 20 or newer. In the folder of
-the sources, or wherever the package is installed:</p>
+the sources:</p>
 <pre>make console</pre>
 <p>or, without make:</p>
 <pre>cd rtvi_actors/edge/console
@@ -142,6 +142,7 @@ class Status:
         return {
             "app": app["app"],
             "capacity": {name: capacity[name] for name in ("sessions", "max_sessions", "free", "granted", "refused")},
+            "bots": sorted(self._config.bots),
             "sessions": self._of_sessions(app["sessions"]),
             "engines": [self._of_engine(kind, app["engines"]) for kind in KINDS],
         }

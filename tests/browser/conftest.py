@@ -76,6 +76,8 @@ class Script:
     refusal: str = ""
     """Why nobody gets a place, if not ""."""
     answers_ready: bool = True
+    wanted: Any = None
+    """What the last one who came asked for."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the scheduler says."""
     own: list[dict[str, Any]] = field(default_factory=list)
@@ -113,7 +115,8 @@ class Script:
 
     # -------------------------------------------------------------------------------------------------- what the app sees
 
-    async def reserve(self, _wanted: Any) -> str:
+    async def reserve(self, wanted: Any) -> str:
+        self.wanted = wanted
         if self.refusal:
             raise CapacityError(self.refusal, 1_000)
         return "token"
@@ -157,7 +160,7 @@ NO_SESSIONS: dict[str, Any] = {
 def script() -> Iterator[Script]:
     """A :class:`Script` on a port of the loopback."""
     script = Script(facts=dict(NO_SESSIONS))
-    config = Config()
+    config = Config().replace(bots={"shop": "apps:Shop"})
     sessions: Any = script
     web = Starlette(
         routes=[*console.routes(sessions, config), *start.routes(sessions, config), WebSocketRoute("/ws", script.serve)],

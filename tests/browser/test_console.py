@@ -266,6 +266,18 @@ def test_the_live_view_of_sessions_and_engines(open_console: Callable[..., Conso
     page.page.get_by_role("row", name="stt starting").wait_for()
 
 
+def test_a_bot_is_chosen(open_console: Callable[..., Console], script: Any) -> None:
+    page = open_console()
+    page.page.get_by_label("Bot:").select_option("shop")
+    page.connect()
+    assert script.wanted.bot == "apps:Shop"
+    page.page.get_by_role("button", name="Disconnect", exact=True).click()
+    page.has("#transport", "disconnected")
+    page.page.get_by_label("Bot:").select_option("the app's own")
+    page.connect()
+    assert script.wanted.bot == ""
+
+
 def test_what_goes_wrong_is_said(open_console: Callable[..., Console], script: Any) -> None:
     page = open_console()
     page.connect()
@@ -277,6 +289,8 @@ def test_what_goes_wrong_is_said(open_console: Callable[..., Console], script: A
     assert not page.visible("#banner")
     script.say("error-response", {"error": "Invalid message: too long"}, "x1")
     page.has("#banner-text", "Invalid message: too long")
+    script.say("server-message", {"type": "session-ending", "reason": "max-session", "ends_in_ms": 60_000})
+    page.has("#banner-text", "This session ends in 60 seconds.")
     assert page.texts("#transport") == ["ready"]
 
 
@@ -287,6 +301,15 @@ def test_what_goes_wrong_is_said(open_console: Callable[..., Console], script: A
         ([], 1000, "", "The server has ended the session."),
         ([], 1011, "", "The connection to the server was lost."),
         ([("error", {"error": "stt is lost", "fatal": True})], 1011, "failed", "stt is lost"),
+        (
+            [
+                ("server-message", {"type": "session-ended", "reason": "idle", "text": "nobody spoke for 5 minutes"}),
+                ("error", {"error": "nobody spoke for 5 minutes", "fatal": True}),
+            ],
+            1000,
+            "idle",
+            "nobody spoke for 5 minutes",
+        ),
     ],
 )
 def test_the_server_ends_the_session_and_the_user_comes_again(
@@ -436,7 +459,7 @@ def test_all_is_reached_by_keyboard(open_console: Callable[..., Console], script
     for _ in range(12):
         page.page.keyboard.press("Tab")
         reached.append(page.page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')"))
-    assert reached[:4] == ["connect", "captions-box", "microphone", "latency-table"]
+    assert [name for name in reached if name != "bot"][:4] == ["connect", "captions-box", "microphone", "latency-table"]
     page.page.focus("#connect")
     page.page.keyboard.press("Enter")
     page.has("#transport", "ready")

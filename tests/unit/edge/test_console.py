@@ -17,7 +17,7 @@ from rtvi_actors.rtvi.events import TurnFigures
 
 pytestmark = pytest.mark.unit
 
-SECRETS = ("/tmp", "pid", "path", "route", "actor_id", "token", "epoch")
+SECRETS = ("/tmp", "secret_module", "pid", "path", "route", "actor_id", "token", "epoch")
 
 
 class Scheduler:
@@ -65,7 +65,8 @@ def get(edge: Any, scheduler: Scheduler) -> Callable[..., Any]:
     """``await get(path, **settings of the section edge)``."""
 
     async def fetch(path: str, headers: dict[str, str] | None = None, **settings: Any) -> httpx.Response:
-        config = Config().replace(edge=settings, llm={"model": "/home/someone/models/mine"})
+        bots = {"shop": "secret_module:Shop", "clinic": "secret_module:Clinic"}
+        config = Config().replace(edge=settings, llm={"model": "/home/someone/models/mine"}, bots=bots)
         transport = httpx.ASGITransport(app=app.build(edge.sessions, config))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:7860") as client:
             return await client.get(path, headers=headers)
@@ -158,6 +159,7 @@ async def test_the_status_shows_sessions_and_engines(get: Callable[..., Any], ed
         ("tts", "starting", 0),
     ]
     assert facts["engines"][1]["model"] == "mine"
+    assert facts["bots"] == ["clinic", "shop"]
     client.leave()
 
 

@@ -5,7 +5,9 @@ const PERIOD_MS = 1500;
 const DEADLINE_MS = 5000;
 
 export class Live {
-  constructor() {
+  // onBots(names): the bots that there are to choose from.
+  constructor(onBots) {
+    this._onBots = onBots;
     this._box = byId("live");
     this._timer = null;
     document.addEventListener("visibilitychange", () => this._schedule(0));
@@ -22,6 +24,7 @@ export class Live {
       const response = await fetch("api/status", { signal: AbortSignal.timeout(DEADLINE_MS) });
       const facts = await response.json();
       if (!response.ok) throw new Error(facts.detail);
+      this._onBots(facts.bots);
       this._box.replaceChildren(...content(facts));
     } catch (error) {
       this._box.replaceChildren(element("p", { class: "hint" }, `The server's state is not known: ${error.message}`));

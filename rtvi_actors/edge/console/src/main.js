@@ -1,6 +1,7 @@
 // The console: events of a session in, the parts of the page out.
 import { RTVIEvent } from "@pipecat-ai/client-js";
 import { Banner } from "./banner.js";
+import { BotChoice } from "./bots.js";
 import { Captions } from "./captions.js";
 import { BOT_INTERRUPTED } from "./client.js";
 import { Conversation } from "./conversation.js";
@@ -22,7 +23,8 @@ const microphone = new Microphone((on) => {
   session?.enableMicrophone(on);
   speakers.microphone(on);
 });
-new Live();
+const bots = new BotChoice();
+new Live((names) => bots.offer(names));
 
 const conversation = new Conversation();
 let session = null;
@@ -76,6 +78,7 @@ async function connect() {
   latency.clear();
   byId("connect").textContent = "Disconnect";
   session = new Session({
+    bot: bots.name,
     microphone: microphone.on,
     onEvent: (name, data) => REACTIONS[name](data),
     onProblem: (text) => banner.show(text),

@@ -27,10 +27,12 @@ const FORWARDED = [
 ];
 
 export class Session {
+  // bot: its name, null for the app's own.
   // onEvent(name, data): what the client reports. onProblem(text): something failed and the session goes on.
   // onEnded(reason): once, "" when the user ended it. onLevel: see Media.
-  constructor({ microphone, onEvent, onProblem, onEnded, onLevel }) {
+  constructor({ bot, microphone, onEvent, onProblem, onEnded, onLevel }) {
     this._ended = false;
+    this._wanted = { transport: "websocket", bot };
     this._reason = null;
     this._onEnded = onEnded;
     this._media = new Media(onLevel);
@@ -45,6 +47,10 @@ export class Session {
     this._client.on(RTVIEvent.TransportStateChanged, (state) => state === "authenticating" && this._watch());
     this._client.on(RTVIEvent.BotReady, () => clearTimeout(this._deadline));
     this._client.on(RTVIEvent.Disconnected, () => this._end());
+    this._client.on(RTVIEvent.ServerMessage, (data) => {
+      if (data?.type === "session-ending") onProblem(`This session ends in ${Math.round(data.ends_in_ms / 1000)} seconds.`);
+      if (data?.type === "session-ended") this._reason ??= data.text;
+    });
     this._client.on(RTVIEvent.MessageError, ({ data }) => onProblem(text(data)));
     this._client.on(RTVIEvent.Error, ({ data }) => {
       if (data.fatal) this._reason ??= text(data);
@@ -55,7 +61,7 @@ export class Session {
   // Never raises: whatever goes wrong ends the session, with a reason.
   async connect() {
     try {
-      const place = await this._client.startBot({ endpoint: new URL("start", location.href), requestData: { transport: "websocket" } });
+      const place = await this._client.startBot({ endpoint: new URL("start", location.href), requestData: this._wanted });
       // Not startBotAndConnect: the user may have left in between.
       if (!this._ended) await this._client.connect(place);
     } catch (error) {
