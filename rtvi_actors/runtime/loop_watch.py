@@ -27,7 +27,9 @@ LOOK_S = 0.05
 FROZEN_MS = 1_000
 """A loop that stands still for so long is told of while it does, since it may do so for good."""
 LOG_PERIOD_S = 5.0
-"""A loop is not complained about more often."""
+"""A loop is not complained about more often ..."""
+BUSY_PERIOD_S = 60.0
+"""... and the machine on its behalf no more often than this."""
 DEPTH = 8
 """Innermost frames that are told."""
 
@@ -87,7 +89,7 @@ class LoopWatch:
         self._stack: tuple[str, ...] = ()
         self._thread_late_ms = 0
         self._told = False
-        self._quiet_until_ns = 0
+        self._quiet_until_ns = self._busy_until_ns = 0
         self._unsaid = 0
 
     def start(self) -> None:
@@ -100,7 +102,9 @@ class LoopWatch:
             _process.watches = (*_process.watches, self)
 
     def stop(self) -> None:
-        """Watch no more. Harmless when it does not."""
+        """Watch no more. A loop that stood still until now is told. Harmless when it is not watched."""
+        if self._overdue_ms() > _process.limit_ms:
+            self._stood_still(self._overdue_ms())
         with _process.changing:
             _process.watches = tuple(watch for watch in _process.watches if watch is not self)
         if self._timer is not None:
@@ -161,12 +165,12 @@ class LoopWatch:
             self._say(logging.WARNING, f"{self.name} runs again; it stood still for {took}")
         elif time.monotonic_ns() < self._quiet_until_ns:
             self._unsaid += 1
-        else:
+        elif not busy:
             self._quiet_until_ns = time.monotonic_ns() + int(LOG_PERIOD_S * 1e9)
-            if busy:
-                self._say(logging.INFO, f"{self.name} came late by {took}: the machine was busy")
-            else:
-                self._say(logging.WARNING, f"{self.name} stood still for {took}, {_where(stack)}")
+            self._say(logging.WARNING, f"{self.name} stood still for {took}, {_where(stack)}")
+        elif time.monotonic_ns() >= self._busy_until_ns:
+            self._busy_until_ns = time.monotonic_ns() + int(BUSY_PERIOD_S * 1e9)
+            log.info("%s came late by %s: the machine was busy", self.name, took)
 
     def _say(self, level: int, text: str) -> None:
         more, self._unsaid = self._unsaid, 0

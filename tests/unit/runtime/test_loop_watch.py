@@ -199,6 +199,19 @@ async def test_other_loops_are_watched_while_something_runs_there(pulse: Any, un
     assert sessions == ["s7"]
 
 
+async def test_a_watch_that_ends_with_the_stall_tells_it(pulse: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As a hook that never waits: its loop has no tick in it."""
+    pulse()
+    watch = LoopWatch("the bot Shop", "s7")
+    watch.start()
+    culprit_that_sleeps(watch)
+    watch.stop()
+    [line] = [line for line in warnings(caplog) if line.startswith("the bot Shop")]
+    assert "culprit_that_sleeps < " in line
+    watch.stop()
+    assert watch.stalls == 1
+
+
 async def test_the_worst_lag_is_kept_until_it_is_taken(pulse: Any, until: Any) -> None:
     heartbeat = pulse()
     culprit_that_sleeps(heartbeat)
