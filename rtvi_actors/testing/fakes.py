@@ -68,7 +68,7 @@ class FakeBackend:
 
 
 class FakeStt(FakeBackend):
-    """Tells how long an utterance is, ``"utterance of 3 s"``, or what ``script`` says: per session one text for each request.
+    """Tells how long an utterance is, ``"utterance of 3 s"``, or what ``script`` says: per session one text for each final.
 
     Silence (no sample above ``silence``) is "".
     """
@@ -85,7 +85,10 @@ class FakeStt(FakeBackend):
         """One piece after ``delay_ms``."""
         self.requests.append(request)
         begun_ns = time.monotonic_ns()
+        heard = self._heard.get(session, 0)
         text = self._text(session, request.pcm)
+        if not request.final:
+            self._heard[session] = heard  # its final gets the same text
         try:
             await asyncio.sleep(self.delay_ms / 1_000)
         except asyncio.CancelledError:
@@ -149,7 +152,10 @@ class FakeLlm(FakeBackend):
 
 
 class FakeTts(FakeBackend):
-    """A tone of 400 Hz, ``ms_per_character`` for each character, in pieces of the configured ``piece_ms``. It tells when words end."""
+    """A tone of 400 Hz, ``ms_per_character`` for each character, in pieces of the configured ``piece_ms``.
+
+    It tells the times of its words, unless ``tells_words`` is False.
+    """
 
     first_ms: ClassVar[float] = 20
     """Delay of the first piece ..."""
@@ -157,7 +163,6 @@ class FakeTts(FakeBackend):
     """... and of each further one."""
     ms_per_character: ClassVar[int] = 60
     tells_words: ClassVar[bool] = True
-    """Whether it does."""
 
     async def stream(self, session: str, request: TtsRequest) -> AsyncGenerator[TtsPiece, None]:
         """The tone; no piece for white space."""
