@@ -31,7 +31,7 @@ BOT_THINKS_MS = 350
 BOT_SPEAKS_MS = 1_500
 """From a commit to the bot's first sound, and how long it then speaks."""
 ENCODE_SHARE = 0.4
-"""Of a decode's time. A request that was withdrawn by then costs no more."""
+"""Of a decode's time. Behind it an interim is given up that was withdrawn, or that a final waits for."""
 
 
 class Model:
@@ -125,14 +125,15 @@ class OneAtATime:
             self.final_waits_ms.append(_now_ms() - job.since_ms)
 
         def encoded() -> None:
-            rest_ms = 0.0 if job.withdrawn else ms * (1 - ENCODE_SHARE)
+            given_up = not job.request.final and (job.withdrawn or self._waiting.urgent)
+            rest_ms = 0.0 if given_up else ms * (1 - ENCODE_SHARE)
             self.computed_ms[job.request.final] += ms * ENCODE_SHARE + rest_ms
-            loop.call_later(rest_ms / 1_000, decoded)
+            loop.call_later(rest_ms / 1_000, decoded, "" if given_up else text)
 
-        def decoded() -> None:
+        def decoded(heard: str) -> None:
             self._working = False
             if not job.done.done():
-                job.done.set_result(SttPiece(text=text, language="en", compute_ns=round(ms * 1e6)))
+                job.done.set_result(SttPiece(text=heard, language="en", compute_ns=round(ms * 1e6)))
             self._work()
 
         loop = asyncio.get_running_loop()
