@@ -11,7 +11,7 @@ STAMPS := .setup
 CONSOLE := rtvi_actors/edge/console
 TORCH := torch==2.13.0
 
-.PHONY: help setup demo serve console test check bench clean models recordings browser apt
+.PHONY: help setup demo serve console test check bench clean models recordings browser harness apt
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,7 +24,7 @@ demo: setup  ## a spoken conversation in the terminal, then the app stays up (AR
 serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --port 8000")
 	$(BIN)/rtvi-actors serve $(ARGS)
 
-test: setup browser check  ## checks and all tests (ARGS="-m unit" for some)
+test: setup browser harness check  ## checks and all tests (ARGS="-m unit" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/python  ## format, lint, types, imports
@@ -38,7 +38,7 @@ bench: setup  ## all benchmarks, each with a server of its own, 40 minutes; thei
 	@$(BIN)/python benchmarks/report.py --write >/dev/null
 
 clean:  ## remove what make made here (not the prepared models)
-	rm -rf $(VENV) $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) tests/harness/.venv $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf tests/browser/node_modules tests/browser/dist $(CONSOLE)/node_modules $(CONSOLE)/dist
 
 # --- the steps of setup; a stamp marks what need not be done again -----------------------------------------------------------
@@ -83,6 +83,16 @@ $(STAMPS)/console: $(wildcard $(addprefix $(CONSOLE)/,*.json *.js src/*))
 	@command -v npm >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="nodejs npm"
 	cd $(CONSOLE) && npm install --no-save --no-audit --no-fund --loglevel=error && npm run --silent build
 	@mkdir -p $(STAMPS) && touch $@
+
+# Pipecat's evaluation harness, in a Python of its own: its requirements do not fit ours. Without it those tests are skipped.
+harness: $(STAMPS)/python
+	@$(MAKE) --no-print-directory --quiet $(STAMPS)/harness || echo "no evaluation harness: its tests will be skipped" >&2
+
+$(STAMPS)/harness: tests/harness/requirements.txt | $(STAMPS)/python
+	@rm -rf tests/harness/.venv
+	$(BIN)/python -m venv tests/harness/.venv
+	tests/harness/.venv/bin/pip install --quiet --no-deps --requirement tests/harness/requirements.txt || { rm -rf tests/harness/.venv; exit 1; }
+	@touch $@
 
 apt:
 	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }

@@ -31,6 +31,8 @@ from rtvi_actors.testing.wires import WireName, client_wire
 
 PIECE_MS = 20
 PIECE_BYTES = RATE_HZ * PIECE_MS // 1_000 * 2
+RECORDED_PIECE_BYTES = 512
+"""What the JavaScript client puts into one message: 16 ms."""
 BOT_RATE_HZ = 24_000
 GAP_MS = 40.0
 """Silence inside a turn that counts as a gap."""
@@ -51,7 +53,7 @@ class Utterance:
     """Something the microphone says, or a typed text.
 
     ``ended_ns``: when its last audible sample was sent, 0 before that. ``done`` is set when all of it was sent, or never will be,
-    since the session is over. ``aloud``: the answer is spoken.
+    since the session is over. ``aloud``: the answer is spoken. ``at_once``: it is not said in real time.
     """
 
     pcm: bytes
@@ -61,6 +63,7 @@ class Utterance:
     started_ns: int = 0
     ended_ns: int = 0
     aloud: bool = True
+    at_once: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -190,8 +193,10 @@ class RtviClient:
         self.send("send-text", {"content": text, "options": {"run_immediately": run_immediately, "audio_response": audio_response}})
         return utterance
 
-    def say(self, pcm: bytes) -> Utterance:
+    def say(self, pcm: bytes, *, at_once: bool = False) -> Utterance:
         """Speak ``pcm`` (PCM16 LE mono, 16 kHz) in real time, after what is already being said.
+
+        ``at_once``: in one burst instead, as the JavaScript client sends what it recorded while it connected.
 
         Raises:
             SessionClosedError: the session is over.
@@ -201,7 +206,7 @@ class RtviClient:
             raise SessionClosedError("the session is over")
         if not self._with_microphone:
             raise RtviActorsError("this client was opened with microphone=False and cannot speak")
-        utterance = Utterance(pcm, len(self.messages), len(self.audio), audible_samples(pcm) * 2)
+        utterance = Utterance(pcm, len(self.messages), len(self.audio), audible_samples(pcm) * 2, at_once=at_once)
         self._unsaid.append(utterance)
         return utterance
 
@@ -323,6 +328,8 @@ class RtviClient:
         """What there is to say, until the session is over; whoever waits for the rest of it then waits no longer."""
         try:
             await self._speak_in_real_time()
+        except websockets.exceptions.ConnectionClosed:
+            return
         finally:
             for utterance in self._unsaid:
                 utterance.done.set()
@@ -333,15 +340,15 @@ class RtviClient:
         started, count = time.monotonic(), 0
         utterance, position = None, 0
         while not self._closed:
+            while utterance is None and self._unsaid and self._unsaid[0].at_once:
+                await self._send_recorded(self._unsaid[0])
+                self._unsaid.popleft().done.set()
             if utterance is None and self._unsaid:
                 utterance, position = self._unsaid[0], 0
                 utterance.started_ns = time.monotonic_ns()
             spoken = utterance.pcm[position : position + PIECE_BYTES] if utterance is not None else silence
             piece = spoken.ljust(PIECE_BYTES, b"\0")
-            try:
-                await self._socket.send(self._wire.encode_audio(piece, RATE_HZ))
-            except websockets.exceptions.ConnectionClosed:
-                return
+            await self._socket.send(self._wire.encode_audio(piece, RATE_HZ))
             if utterance is not None:
                 position += PIECE_BYTES
                 if not utterance.ended_ns and position >= utterance.audible_bytes:
@@ -351,6 +358,12 @@ class RtviClient:
                     utterance = None
             count += 1
             await asyncio.sleep(max(0.0, started + count * PIECE_MS / 1_000 - time.monotonic()))
+
+    async def _send_recorded(self, utterance: Utterance) -> None:
+        utterance.started_ns = time.monotonic_ns()
+        for start in range(0, len(utterance.pcm), RECORDED_PIECE_BYTES):
+            await self._socket.send(self._wire.encode_audio(utterance.pcm[start : start + RECORDED_PIECE_BYTES], RATE_HZ))
+        utterance.ended_ns = time.monotonic_ns()
 
     def _sent(self, task: asyncio.Future[None]) -> None:
         if task in self._tasks:

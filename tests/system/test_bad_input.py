@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rtvi_actors.edge.wire import encode_audio, encode_message
+from rtvi_actors.edge.wire import MessageIn, decode, encode_audio, encode_message
 from rtvi_actors.errors import RtviActorsError
 from rtvi_actors.testing.client import Received, RtviClient
 
@@ -106,6 +106,78 @@ IGNORED = {
     "silence in stereo at 48 kHz": encode_audio(bytes(4 * LISTEN), 48_000, 2),
     "no samples": encode_audio(b"", 16_000),
 }
+
+
+def raw_audio(**members: Any) -> str:
+    """A raw-audio message with these members; the others are right, and the id."""
+    data = {"base64Audio": "AAAA" * 40, "sampleRate": 16_000, "numChannels": 1, **members}
+    return json.dumps({"label": "rtvi-ai", "type": "raw-audio", "id": "bad-1", "data": data})
+
+
+def as_text(messages: dict[str, tuple[Any, str]]) -> dict[str, tuple[str, str]]:
+    """Those that are RTVI messages, for the JSON wire."""
+    return {
+        what: (incoming.text, part)
+        for what, (data, part) in messages.items()
+        if isinstance(data, bytes) and isinstance(incoming := decode(data), MessageIn)
+    }
+
+
+# The same on the JSON wire, and what can only be wrong there.
+JSON_TOLD = as_text(TOLD) | {
+    "an empty text frame": ("", "not valid JSON"),
+    "a protobuf frame": (encode_audio(bytes(640), 16_000), "Binary frame dropped"),
+    "audio of odd length": (raw_audio(base64Audio="AAAA"), "not a whole number"),
+    "audio at 4 GHz": (raw_audio(sampleRate=2**32 - 1), "8000 to 48000 Hz"),
+    "audio at minus one Hz": (raw_audio(sampleRate=-1), "8000 to 48000 Hz"),
+    "audio of 4 billion channels": (raw_audio(numChannels=2**32 - 1), "channels"),
+    "a minute of audio in one message": (raw_audio(base64Audio="AAAA" * 200_000, sampleRate=8_000), "at most 2000 ms"),
+}
+JSON_REFUSED = as_text(REFUSED) | {
+    "audio that is no base64": (raw_audio(base64Audio="****"), "Invalid message: base64Audio is not valid base64"),
+    "audio that is no string": (raw_audio(base64Audio=[0]), "Invalid message: base64Audio must be a string"),
+    "a rate that is no number": (raw_audio(sampleRate="16 kHz"), "Invalid message: sampleRate must be an integer"),
+    "no channels": (raw_audio(numChannels=None), "Invalid message: numChannels must be an integer"),
+}
+
+
+@pytest.mark.parametrize("what", JSON_TOLD)
+async def test_on_the_json_wire_it_is_told_as_well(shared_app: Any, connected: Any, answered: Answered, what: str) -> None:
+    data, part = JSON_TOLD[what]
+    async with connected(shared_app.ws_url, wire="json") as client:
+        client.send_raw(data)
+        await answered(client, "still there")
+        [told] = complaints(client)
+        assert told.type == "error"
+        assert part in told.data["error"]
+        assert told.data["fatal"] is False
+
+
+@pytest.mark.parametrize("what", JSON_REFUSED)
+async def test_on_the_json_wire_it_is_refused_as_well(shared_app: Any, connected: Any, answered: Answered, what: str) -> None:
+    data, beginning = JSON_REFUSED[what]
+    async with connected(shared_app.ws_url, wire="json") as client:
+        client.send_raw(data)
+        await answered(client, "still there")
+        [refusal] = complaints(client)
+        assert (refusal.type, refusal.id) == ("error-response", "bad-1")
+        assert refusal.data["error"].startswith(beginning)
+
+
+async def test_the_messages_of_evaluations_mean_nothing_in_production(shared_app: Any, connected: Any, answered: Answered) -> None:
+    async with connected(shared_app.ws_url, wire="json", capture_bot_audio=True) as client:
+        for kind, data in {
+            "eval-configure": {"vad_user_speaking": True, "llm_markers": True},
+            "eval-context": {"messages": [{"role": "user", "content": "The code word is banana."}]},
+            "eval-image": {"image": "AAAA", "format": "image/png"},
+            "eval-cancel": {},
+        }.items():
+            client.send("client-message", {"t": kind, "d": data})
+        answer = await answered(client, "still there")
+        assert "banana" not in answer
+        assert complaints(client) == []
+        assert client.audio == []
+        assert not client.closed
 
 
 @pytest.mark.parametrize("what", TOLD)

@@ -99,6 +99,24 @@ async def test_text_that_runs_nothing_is_read_with_the_next(app: Any, connected:
         assert [message.type for message in client.messages].count("bot-llm-started") == 1
 
 
+@pytest.mark.parametrize("wire", ["protobuf", "json"])
+async def test_no_word_of_what_was_recorded_before_the_connection_is_lost(
+    app: Any, connected: Any, utterances: Any, wire: str
+) -> None:
+    """The first seconds of a sentence come in one burst, the rest as it is said."""
+    said = utterances[-1]
+    recorded_bytes = min(5 * 32_000, int(len(said.pcm) * 0.6) // 2 * 2)
+    async with connected(app.ws_url, microphone=True, wire=wire) as client:
+        client.say(said.pcm[:recorded_bytes], at_once=True)
+        await client.turn(client.say(said.pcm[recorded_bytes:]), deadline_s=120)
+        finals = [
+            message.data["text"] for message in client.messages if message.type == "user-transcription" and message.data["final"]
+        ]
+        assert heard_right(finals, said.text), finals
+        # The first word and the last one are the ones that a gap would take.
+        assert words(said.text.split()[1]) | words(said.text.split()[-1]) <= words(" ".join(finals)), finals
+
+
 async def test_an_interrupted_bot_is_silent_at_once(app: Any, connected: Any, utterances: Any) -> None:
     async with connected(app.ws_url, microphone=True) as client:
         first = client.say(utterances[-1].pcm)

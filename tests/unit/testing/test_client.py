@@ -333,6 +333,19 @@ def test_gaps(chunks: list[tuple[int, int]], gaps: list[float]) -> None:
     assert gaps_ms(arrivals(*chunks)) == pytest.approx(gaps)
 
 
+async def test_a_recording_is_sent_at_once_and_before_what_is_said_then(server: Server, until: Any) -> None:
+    recorded = array.array("h", range(1, 30_001)).tobytes()
+    async with RtviClient(server.url) as client:
+        utterance = client.say(recorded, at_once=True)
+        said = client.say(LOUD)
+        await asyncio.wait_for(said.done.wait(), 5)
+        await until(lambda: LOUD in b"".join(audio.pcm for audio in server.heard))
+    heard = b"".join(audio.pcm for audio in server.heard)
+    assert 0 <= heard.index(recorded) < heard.index(LOUD)
+    assert len([audio for audio in server.heard if len(audio.pcm) == 512]) == len(recorded) // 512
+    assert utterance.started_ns <= utterance.ended_ns < said.started_ns
+
+
 # -------------------------------------------------------------------------------------------------------- the JSON wire
 
 
@@ -377,13 +390,13 @@ async def test_a_spoken_turn_on_the_json_wire(until: Any) -> None:
         await server.tell("bot-stopped-speaking")
         turn = await client.turn(utterance)
         assert (turn.transcripts, turn.answer, turn.audio) == (["hello"], "Good evening.", LOUD)
+        await until(lambda: LOUD in b"".join(audio.pcm for audio in server.heard))
     assert [(message["type"], message["data"].get("t")) for message in server.messages] == [
         ("client-message", "eval-connect"),
         ("client-ready", None),
     ]
     assert server.messages[0]["data"]["d"] == {"capture_bot_audio": True}
     assert {(audio.rate_hz, audio.channels, len(audio.pcm)) for audio in server.heard} == {(16_000, 1, PIECE_BYTES)}
-    assert LOUD in b"".join(audio.pcm for audio in server.heard)
 
 
 async def test_on_the_json_wire_the_bot_s_audio_is_not_asked_for_by_itself() -> None:
