@@ -297,7 +297,7 @@ class TurnMachine:
         if request.interrupt:
             said = self._cut_short(request.source, now_ms)
             self._cancel(self._turn + 1, request.source)
-            self._begin(request, said, now_ms)
+            self._begin(request, said if request.source == "text" else None, now_ms)
         elif len(self._requests) >= MAX_REQUESTS:
             self._out.append(RefuseRequest(request.request, f"{MAX_REQUESTS} turns are waiting already"))
         else:

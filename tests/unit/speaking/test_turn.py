@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +13,11 @@ from rtvi_actors.config import Speaking
 from rtvi_actors.speaking.events import (
     WINDOW_MS,
     WINDOW_SAMPLES,
+    AskEnd,
     BotStateSeen,
     CancelBot,
     Command,
+    EndJudged,
     EndTurn,
     Event,
     ForwardAudio,
@@ -28,7 +33,14 @@ from rtvi_actors.speaking.events import (
     TranscriptSeen,
     WakeAt,
 )
-from rtvi_actors.speaking.turn import LOG_ENTRIES, MAX_REQUESTS, THINKING_LIMIT_MS, TurnMachine
+from rtvi_actors.speaking.turn import (
+    JUDGE_LIMIT_MS,
+    LOG_ENTRIES,
+    MAX_REOPENED,
+    MAX_REQUESTS,
+    THINKING_LIMIT_MS,
+    TurnMachine,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -36,8 +48,8 @@ pytestmark = pytest.mark.unit
 class Talk:
     """A machine with a microphone, a clock and the timer that it asks for."""
 
-    def __init__(self, **changes: int) -> None:
-        self.machine = TurnMachine(Speaking(**changes))
+    def __init__(self, *, ask_model: bool = False, **changes: Any) -> None:
+        self.machine = TurnMachine(msgspec.convert(changes, Speaking), ask_model)
         self.now_ms = 0
         self.sample = 0
         self.wake_ms: int | None = None
@@ -85,16 +97,17 @@ class Talk:
         return self.tell(BotStateSeen(state, turn))
 
 
-def answering(**changes: int) -> Talk:
-    """Turn 1 is over and the bot speaks."""
+def answering(state: str = "speaking", **changes: Any) -> Talk:
+    """Turn 1 is over and the bot speaks, for a while already."""
     talk = Talk(**changes)
     talk.hush(20)
     talk.say(10)
     talk.hush(3)
     talk.text(1, 1, "What is the time?")
     talk.hush(10)
-    talk.bot("speaking", 1)
+    talk.bot(state, 1)
     assert talk.all[-1] == EndTurn(1, 1, 30 * 512)
+    talk.wait(2_000)
     return talk
 
 
@@ -195,8 +208,17 @@ def test_who_pauses_long_is_given_longer() -> None:
     talk.say(10)
     talk.hush(3)
     talk.text(1, 2, "What is the time?")
-    assert talk.wait(480 - 3 * WINDOW_MS - 1) == []
+    assert talk.wait(320 - 3 * WINDOW_MS - 1) == []
     assert talk.wait(1) == [EndTurn(1, 2, 40 * 512)]
+
+
+def test_who_may_have_finished_is_given_some_time() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "What is the time")
+    assert talk.wait(500 - 3 * WINDOW_MS - 1) == []
+    assert talk.wait(1) == [EndTurn(1, 1, 20 * 512)]
 
 
 def test_a_microphone_that_falls_silent_in_mid_speech_ends_the_turn() -> None:
@@ -214,10 +236,10 @@ def test_a_microphone_that_falls_silent_in_a_pause_changes_nothing() -> None:
 
 
 def test_a_turn_that_is_too_long_is_ended_and_the_next_begins() -> None:
-    talk = Talk(max_turn_ms=1_000, confirm_after_ms=5_000, pause_after_ms=5_000)
+    talk = Talk(max_turn_ms=1_000, when_thinking={"confirm_after_ms": 5_000, "pause_after_ms": 5_000})
     commands = talk.say(40)
     assert commands[:4] == [StartTurn(1, "speech"), ForwardAudio(1, 0), MayEnd(1, 1, 33 * 512), EndTurn(1, 1, 33 * 512)]
-    assert commands[4:] == [StartTurn(2, "speech", under_bot=True), ForwardAudio(2, 33 * 512)]
+    assert commands[4:] == [StartTurn(2, "speech", under_bot=True, reopens=1), ForwardAudio(2, 33 * 512)]
 
 
 def test_windows_that_jump_open_turns_all_the_same() -> None:
@@ -237,7 +259,7 @@ def test_between_the_end_and_the_edges_word_the_bot_counts_as_thinking() -> None
     talk = Talk()
     talk.say(10)
     talk.hush(30)
-    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=1)
 
 
 def test_an_empty_final_makes_no_bot_think() -> None:
@@ -258,17 +280,42 @@ def test_an_empty_final_that_came_before_the_end_makes_no_bot_think() -> None:
     assert talk.machine.idle
 
 
-@pytest.mark.parametrize("state", ["thinking", "speaking"])
-def test_barge_in_pauses_then_cancels_by_speech_alone(state: str) -> None:
+def test_barge_in_pauses_at_once_and_cancels_by_speech_alone() -> None:
     talk = answering()
-    talk.bot(state, 1)
-    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
-    assert talk.say(2) == []
-    assert talk.say(1) == [PauseBot(1)]
-    assert talk.say(10) == []
+    opened = [StartTurn(2, "speech", under_bot=True), ForwardAudio(2, talk.sample - 300 * 16), PauseBot(1)]
+    assert talk.say(2) == opened
+    assert talk.say(29) == []
     assert talk.say(1) == [CancelBot(2, "barge-in")]
     assert talk.say(10) == []
     assert talk.hush(3) == [MayEnd(2, 1, talk.sample)]
+
+
+def test_a_bot_that_thinks_has_settings_of_its_own() -> None:
+    talk = answering("thinking")
+    assert len(talk.say(2)) == 2
+    assert talk.say(1) == [PauseBot(1)]
+    assert talk.say(15) == []
+    assert talk.say(1) == [CancelBot(2, "barge-in")]
+    strict = {"start_windows": 4, "pause_after_ms": 200, "confirm_after_ms": 0}
+    talk = answering("thinking", when_thinking=strict)
+    assert talk.say(3) == []
+    assert len(talk.say(1)) == 2
+    assert talk.say(2) == []
+    assert talk.say(1) == [PauseBot(1)]
+    assert talk.say(100) == []
+    assert talk.text(2, 0, "Stop", final=False) == [CancelBot(2, "barge-in")]
+
+
+def test_interruptions_that_are_never_taken_back_cancel_at_once() -> None:
+    talk = answering(when_speaking={"resume_after_ms": 0})
+    assert talk.say(2)[2:] == [CancelBot(2, "barge-in")]
+
+
+def test_an_interruption_may_take_several_words() -> None:
+    talk = answering(when_speaking={"min_words": 3})
+    talk.say(20)
+    assert talk.text(2, 0, "Wait a", final=False) == []
+    assert talk.text(2, 0, "Yeah, wait a minute", final=False) == [CancelBot(2, "barge-in")]
 
 
 def test_words_cancel_before_the_turn_ends() -> None:
@@ -309,17 +356,17 @@ def test_a_cough_resumes_the_bot_when_no_final_comes() -> None:
 
 
 def test_the_verdict_waits_for_words_that_came_late() -> None:
-    talk = answering(confirm_after_ms=3_000)
+    talk = answering()
     talk.say(6)
     talk.hush(50)
     talk.say(5)
-    talk.hush(3)  # the second attempt, 1,900 ms after the pause, gets as long for its words as the first
+    talk.hush(3)  # the second attempt, 2,000 ms after the pause, gets as long for its words as the first
     assert talk.wait(1_999) == []
     assert talk.wait(1)[-1] == ResumeBot(1)
 
 
 def test_a_short_noise_under_the_bot_pauses_nothing_and_ends_void() -> None:
-    talk = answering()
+    talk = answering(when_speaking={"pause_after_ms": 96})
     talk.say(2)
     talk.hush(3)
     assert talk.text(2, 1, "") == [EndTurn(2, 1, talk.sample - 3 * 512)]
@@ -345,11 +392,11 @@ def test_a_bot_that_finished_is_cancelled_all_the_same_by_speech() -> None:
     talk = answering()
     talk.say(2)
     talk.bot("silent", 1)
-    assert talk.say(20) == [CancelBot(2, "bot finished")]
+    assert talk.say(30) == [CancelBot(2, "bot finished")]
 
 
 def test_a_bot_that_finished_unpaused_hears_nothing_of_a_cough() -> None:
-    talk = answering()
+    talk = answering(when_speaking={"pause_after_ms": 96})
     talk.say(2)
     talk.bot("silent", 1)
     assert talk.hush(3) + talk.text(2, 1, "") == [MayEnd(2, 1, talk.sample), EndTurn(2, 1, talk.sample - 3 * 512)]
@@ -366,7 +413,7 @@ def test_a_pause_is_taken_back_even_when_the_bot_finished_under_it() -> None:
 
 def test_what_the_edge_says_of_a_cancelled_turn_is_ignored() -> None:
     talk = answering()
-    talk.say(20)
+    talk.say(32)
     assert talk.all[-1] == CancelBot(2, "barge-in")
     assert talk.bot("speaking", 1) == []
     talk.hush(3)
@@ -404,28 +451,277 @@ def test_a_bot_is_given_up_under_a_turn_too() -> None:
     talk.hush(30)
     talk.wait(THINKING_LIMIT_MS - 1_100)
     talk.say(2)
-    assert talk.all[-2] == StartTurn(2, "speech", under_bot=True)
+    assert talk.all[-2] == StartTurn(2, "speech", under_bot=True, reopens=1)
     assert CancelBot(2, "no answer") in talk.wait(2_000)
     assert EndTurn(2, 1, talk.sample) in talk.all
+
+
+# --------------------------------------------------------------------------------------------------------- backchannels
+
+
+def test_a_backchannel_lets_the_bot_go_on_at_once_and_comes_to_nothing() -> None:
+    talk = answering()
+    talk.say(10)
+    assert talk.all[-1] == PauseBot(1)
+    talk.hush(4)
+    assert talk.text(2, 1, "Mhm.") == []
+    assert talk.wait(71) == []
+    assert talk.wait(1) == [ResumeBot(1)], "200 ms behind the last speech"
+    assert talk.wait(599) == []
+    assert talk.wait(1) == [EndTurn(2, 1, talk.sample - 4 * 512)]
+    talk.bot("silent", 1)
+    assert talk.machine.idle, "nobody answers it"
+
+
+def test_speech_that_a_transcript_has_explained_does_not_interrupt_by_its_length() -> None:
+    talk = answering()
+    talk.say(25)
+    assert talk.text(2, 0, "Yeah, okay.", final=False) == []
+    talk.say(25)
+    assert talk.text(2, 0, "Yeah, okay, right.", final=False) == []
+    assert talk.say(31) == []
+    assert talk.say(1) == [CancelBot(2, "barge-in")], "nothing explains this any more"
+
+
+def test_a_backchannel_that_goes_on_as_a_sentence_interrupts() -> None:
+    talk = answering()
+    talk.say(10)
+    talk.hush(7)
+    assert talk.text(2, 1, "Yeah.") == [ResumeBot(1)]
+    assert talk.say(2) == [Resumed(2, 1), PauseBot(1)]
+    talk.say(10)
+    assert talk.text(2, 1, "Yeah, but wait", final=False) == [CancelBot(2, "barge-in")]
+    talk.hush(3)
+    assert talk.text(2, 2, "Yeah, but wait a minute.") == []
+    assert isinstance(talk.hush(4)[-1], EndTurn)
+
+
+def test_the_same_word_is_an_answer_when_the_bot_had_just_finished() -> None:
+    talk = answering()
+    talk.say(10)
+    talk.hush(7)
+    assert talk.text(2, 1, "Yes.") == [ResumeBot(1)]
+    talk.wait(300)
+    assert talk.bot("silent", 1) == [CancelBot(2, "bot finished"), EndTurn(2, 1, talk.sample - 7 * 512)]
+    assert not talk.machine.idle, "it is answered"
+
+
+def test_the_same_word_is_an_answer_while_the_bot_is_silent() -> None:
+    talk = answering()
+    talk.bot("silent", 1)
+    talk.say(10)
+    talk.hush(7)
+    assert talk.text(2, 1, "Yes.") == [EndTurn(2, 1, talk.sample - 7 * 512)]
+
+
+def test_the_same_word_interrupts_a_bot_that_thinks_and_any_where_there_is_no_list() -> None:
+    for talk in (answering("thinking"), answering(backchannels=[])):
+        talk.say(10)
+        assert talk.text(2, 0, "Okay", final=False) == [CancelBot(2, "barge-in")]
+
+
+# -------------------------------------------------------------------------------------------------------- going on
+
+
+def test_who_goes_on_behind_an_end_reopens_the_turn() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "I want a room.")
+    talk.hush(10)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=1)
+    talk.say(4)
+    assert talk.all[-1] == PauseBot(1)
+    talk.hush(3)
+    assert talk.text(2, 1, "For two people.") == [CancelBot(2, "barge-in")]
+    assert talk.hush(4) == [EndTurn(2, 1, talk.sample - 7 * 512)]
+    assert talk.say(2)[0] == StartTurn(3, "speech", under_bot=True, reopens=2), "on and on"
+
+
+def test_a_cough_behind_an_end_leaves_its_answer_alone() -> None:
+    talk = answering("thinking")
+    talk.say(4)
+    talk.hush(3)
+    assert talk.text(2, 1, "") == [EndTurn(2, 1, talk.sample - 3 * 512), ResumeBot(1)]
+
+
+@pytest.mark.parametrize(("since_the_end_ms", "reopens"), [(900, 1), (1_100, 0)])
+def test_an_end_may_be_gone_on_with_for_a_second(since_the_end_ms: int, reopens: int) -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "What is the time?")
+    talk.hush(4)
+    assert talk.all[-1] == EndTurn(1, 1, 20 * 512)
+    talk.bot("thinking", 1)
+    talk.wait(since_the_end_ms - WINDOW_MS)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=reopens)
+    talk = Talk(reopen_within_ms=0)
+    talk.say(20)
+    talk.hush(40)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True)
+
+
+@pytest.mark.parametrize(("since_the_sound_ms", "reopens"), [(200, 1), (300, 0)])
+def test_who_has_heard_the_bot_does_not_go_on(since_the_sound_ms: int, reopens: int) -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "What is the time?")
+    talk.hush(8)
+    talk.bot("thinking", 1)
+    talk.bot("speaking", 1)
+    talk.wait(since_the_sound_ms - WINDOW_MS)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=reopens)
+
+
+def test_as_long_as_the_words_are_not_known_they_may_be_gone_on_with() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(30)
+    talk.wait(2_500)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=1)
+
+
+def test_a_turn_of_no_words_is_nothing_to_go_on_with() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(30)
+    talk.say(10)
+    talk.hush(3)
+    assert talk.text(2, 1, "Hello?") == [CancelBot(2, "barge-in")]
+    talk.hush(5)
+    assert talk.all[-1] == EndTurn(2, 1, talk.sample - 8 * 512)
+    talk.text(1, 1, "")
+    assert not talk.machine.idle, "the second turn has words"
+
+
+def test_two_turns_of_no_words_make_no_bot_think() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(30)
+    talk.say(30)
+    assert talk.all[-1] == CancelBot(2, "barge-in")
+    talk.hush(3)
+    talk.text(2, 1, "")
+    talk.hush(30)
+    assert talk.all[-1] == EndTurn(2, 1, talk.sample - 33 * 512)
+    assert not talk.machine.idle, "the first turn may have words"
+    assert talk.text(1, 1, "") == []
+    assert talk.machine.idle
+
+
+def test_words_that_become_one_message_are_bounded() -> None:
+    talk = Talk()
+    for turn in range(1, 2 * MAX_REOPENED):
+        talk.say(30)
+        talk.hush(3)
+        talk.text(turn, 1, "And then.")
+        talk.hush(20)
+    reopens = [command.reopens for command in talk.all if isinstance(command, StartTurn)]
+    assert reopens[:MAX_REOPENED] == list(range(MAX_REOPENED))
+    assert reopens[MAX_REOPENED] == 0
+
+
+# ------------------------------------------------------------------------------------------------------ is it the end
+
+
+def asked() -> Talk:
+    """The model was asked whether it was the end, 96 ms behind the last speech."""
+    talk = Talk(ask_model=True)
+    talk.say(20)
+    talk.hush(3)
+    talk.say(2)
+    talk.hush(3)
+    assert talk.text(1, 2, "What is the time?") == [AskEnd(1, 2, "What is the time?", "", (96,))]
+    return talk
+
+
+@pytest.mark.parametrize(("probability", "wait_ms"), [(1.0, 200), (0.5, 500), (0.0, 800), (None, 200)])
+def test_a_model_says_how_long_to_wait(probability: float | None, wait_ms: int) -> None:
+    talk = asked()
+    talk.tell(EndJudged(1, 2, probability))
+    assert talk.wait(wait_ms - 3 * WINDOW_MS - 1) == []
+    assert talk.wait(1) == [EndTurn(1, 2, talk.sample - 3 * 512)]
+
+
+def test_a_model_has_100_ms_then_the_rules_judge() -> None:
+    talk = Talk(ask_model=True)
+    talk.say(20)
+    talk.hush(12)
+    talk.text(1, 1, "What is the time?")
+    assert talk.wait(JUDGE_LIMIT_MS - 1) == []
+    assert talk.wait(1) == [EndTurn(1, 1, 20 * 512)]
+    assert talk.tell(EndJudged(1, 1, 0.0)) == []
+
+
+def test_a_verdict_on_a_void_attempt_is_ignored() -> None:
+    talk = asked()
+    talk.say(2)
+    talk.hush(3)
+    talk.tell(EndJudged(1, 2, 1.0))
+    assert talk.wait(800 - 3 * WINDOW_MS - 1) == []
+    assert talk.text(1, 3, "") == [], "of no words nobody is asked"
+
+
+def test_a_model_is_asked_of_the_whole_message() -> None:
+    talk = Talk(ask_model=True)
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "I want a room.")
+    talk.hush(8)
+    talk.say(6)
+    talk.hush(3)
+    assert talk.text(2, 1, "For two.")[-1] == AskEnd(2, 1, "I want a room. For two.", "", ())
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
 
 
-def test_typed_text_cancels_the_bot_and_an_open_turn() -> None:
+def test_typed_text_in_mid_sentence_joins_what_was_said() -> None:
+    talk = Talk()
+    talk.say(20)
+    assert talk.tell(Requested("r1", "text", True)) == [
+        MayEnd(1, 1, talk.sample),
+        EndTurn(1, 1, talk.sample),
+        CancelBot(2, "text"),
+        StartTurn(2, "text", "r1", reopens=1),
+    ]
+    assert talk.hush(3) + talk.text(1, 1, "A room for") == []
+
+
+def test_typed_text_under_the_bot_takes_the_speech_along_that_may_be_more_than_a_cough() -> None:
     talk = answering()
     talk.say(6)
-    assert talk.tell(Requested("r1", "text", True)) == [CancelBot(3, "text"), StartTurn(3, "text", "r1")]
-    assert talk.hush(3) + talk.text(2, 1, "Stop.") + talk.wait(5_000) == []
+    assert talk.tell(Requested("r1", "text", True)) == [
+        CancelBot(2, "text"),
+        MayEnd(2, 1, talk.sample),
+        EndTurn(2, 1, talk.sample),
+        CancelBot(3, "text"),
+        StartTurn(3, "text", "r1", reopens=2),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "Mhm."])
+def test_typed_text_leaves_out_what_was_none(text: str) -> None:
+    talk = answering()
+    talk.say(6)
+    talk.hush(3)
+    talk.text(2, 1, text)
+    commands = talk.tell(Requested("r1", "text", True))
+    assert [command for command in commands if not isinstance(command, EndTurn | ResumeBot)] == [
+        CancelBot(3, "text"),
+        StartTurn(3, "text", "r1"),
+    ]
 
 
 def test_who_speaks_on_after_typing_opens_a_turn_of_the_speech_that_follows() -> None:
     talk = answering()
     talk.say(6)
-    voided = talk.sample
+    ended = talk.sample
     talk.tell(Requested("r1", "text", True))
     assert talk.say(1) == []
-    assert talk.say(1) == [StartTurn(4, "speech", under_bot=True), ForwardAudio(4, voided)]
+    assert talk.say(1) == [StartTurn(4, "speech", under_bot=True), ForwardAudio(4, ended)]
 
 
 def test_a_text_of_the_bots_own_waits_for_silence() -> None:
@@ -435,7 +731,7 @@ def test_a_text_of_the_bots_own_waits_for_silence() -> None:
     talk.bot("silent", 1)
     talk.hush(3)
     ended = talk.text(2, 1, "")
-    assert ended == [EndTurn(2, 1, talk.sample - 3 * 512), StartTurn(3, "say", "r1")]
+    assert ended == [EndTurn(2, 1, talk.sample - 3 * 512), ResumeBot(1), StartTurn(3, "say", "r1")]
     assert talk.say(2)[0] == StartTurn(4, "speech", under_bot=True)
 
 
@@ -479,7 +775,7 @@ def test_the_log_is_bounded() -> None:
 
 # --------------------------------------------------------------------------------------------------- what always holds
 
-TEXTS = st.sampled_from(["", " ", ".", "Stop.", "I would like to...", "What is the time?"])
+TEXTS = st.sampled_from(["", " ", ".", "Stop.", "Mhm.", "Yeah, okay", "I would like to...", "What is the time?"])
 STEPS = st.one_of(
     st.tuples(st.just("say"), st.integers(1, 25)),
     st.tuples(st.just("hush"), st.integers(1, 40)),
@@ -487,6 +783,7 @@ STEPS = st.one_of(
     st.tuples(st.just("jump"), st.integers(-100_000, 100_000)),
     st.tuples(st.just("text"), st.integers(-1, 1), st.integers(-1, 1), TEXTS, st.booleans()),
     st.tuples(st.just("bot"), st.sampled_from(["silent", "thinking", "speaking", "odd"]), st.integers(-2, 1)),
+    st.tuples(st.just("judge"), st.integers(-1, 0), st.sampled_from([None, 0.0, 0.5, 1.0])),
     st.tuples(st.just("ask"), st.sampled_from(["text", "say", "tool"]), st.booleans()),
 )
 
@@ -494,9 +791,12 @@ STEPS = st.one_of(
 class Checked(Talk):
     """Checks every command against what was said before."""
 
-    def __init__(self, **changes: int) -> None:
-        super().__init__(**changes)
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(ask_model=True, **changes)
         self.turn = 0
+        self.ended: set[int] = set()
+        """Turns of speech that ended, and were not void."""
+        self.under_bot: set[int] = set()
         self.attempt = 0
         self.fence = 0
         self.open: set[int] = set()
@@ -515,8 +815,11 @@ class Checked(Talk):
 
     def check(self, command: Command) -> None:
         match command:
-            case StartTurn(turn, source, _, under_bot):
+            case StartTurn(turn, source, _, under_bot, reopens):
                 assert turn > self.turn
+                assert not reopens or reopens in self.ended, "only what was said can be gone on with"
+                assert not reopens or under_bot or source == "text"
+                self.under_bot |= {turn} if under_bot else set()
                 assert not self.open, "a turn was started inside another"
                 self.turn, self.attempt = turn, 0
                 if source == "speech":
@@ -538,6 +841,11 @@ class Checked(Talk):
                 assert turn in self.open
                 assert attempt == self.attempt > 0
                 self.open.discard(turn)
+                if turn not in self.under_bot or self.fence >= turn:
+                    self.ended.add(turn)
+            case AskEnd(turn, attempt, text, _, _):
+                assert (turn, attempt) == (max(self.open), self.attempt)
+                assert text.strip()
             case PauseBot(turn):
                 assert self.paused is None
                 assert self.fence <= turn < self.turn
@@ -549,7 +857,7 @@ class Checked(Talk):
                 assert fence > self.fence
                 assert fence >= self.turn
                 self.fence, self.paused = fence, None
-                self.open = {turn for turn in self.open if turn >= fence}
+                assert not self.open or min(self.open) >= fence, "what the user is saying is not thrown away"
             case RefuseRequest():
                 self.answered += 1
 
@@ -565,6 +873,8 @@ class Checked(Talk):
                 self.sample = max(0, self.sample + samples)
             case ("text", turn, attempt, text, final):
                 self.text(max(0, self.turn + turn), max(0, self.attempt + attempt), text, final)
+            case ("judge", attempt, probability):
+                self.tell(EndJudged(self.turn, max(0, self.attempt + attempt), probability))
             case ("bot", state, turn):
                 self.bot(state, max(0, self.turn + turn))
             case ("ask", source, interrupt):
@@ -578,14 +888,29 @@ class Checked(Talk):
     start_windows=st.integers(1, 4),
     silence_windows=st.integers(1, 12),
     max_turn_ms=st.sampled_from([1, 400, 120_000]),
-    pause_after_ms=st.sampled_from([1, 150, 900]),
+    pause_after_ms=st.sampled_from([1, 64, 900]),
+    resume_after_ms=st.sampled_from([0, 2_000]),
+    reopen_within_ms=st.sampled_from([0, 1_000]),
     with_audio=st.booleans(),
 )
 def test_no_sequence_of_events_leaves_a_turn_open_or_the_machine_stuck(
-    steps: list, start_windows: int, silence_windows: int, max_turn_ms: int, pause_after_ms: int, with_audio: bool
+    steps: list,
+    start_windows: int,
+    silence_windows: int,
+    max_turn_ms: int,
+    pause_after_ms: int,
+    resume_after_ms: int,
+    reopen_within_ms: int,
+    with_audio: bool,
 ) -> None:
+    rules = {"start_windows": start_windows, "pause_after_ms": pause_after_ms, "resume_after_ms": resume_after_ms}
     talk = Checked(
-        start_windows=start_windows, silence_windows=silence_windows, max_turn_ms=max_turn_ms, pause_after_ms=pause_after_ms
+        start_windows=start_windows,
+        silence_windows=silence_windows,
+        max_turn_ms=max_turn_ms,
+        reopen_within_ms=reopen_within_ms,
+        when_thinking=rules,
+        when_speaking=rules,
     )
     for step in steps:
         talk.step(step)
