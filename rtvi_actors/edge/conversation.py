@@ -72,6 +72,11 @@ class Conversation:
         """Typed texts whose turn has not begun."""
         return self._join.waiting_texts
 
+    @property
+    def owes(self) -> bool:
+        """Whether something was asked of the bot, typed or spoken to its end, that it does not answer yet."""
+        return self._join.owes
+
     def is_over(self, turn: int) -> bool:
         """Whether nothing more comes of ``turn``, which was or will be started."""
         return self._join.is_over(turn)

@@ -150,6 +150,12 @@ class Join:
         """Typed texts that have no turn yet."""
         return len(self._typed)
 
+    @property
+    def owes(self) -> bool:
+        """Whether something was asked of the bot, typed or spoken to its end, that it does not answer yet."""
+        asked = any(turn.ended is not None and not (turn.joined or turn.hidden) for turn in self._turns.values())
+        return asked or bool(self._typed)
+
     def is_over(self, turn: int) -> bool:
         """Whether nothing more comes of ``turn``, which was or will be started."""
         return turn < self._fence or (turn <= self._newest and turn not in self._turns)

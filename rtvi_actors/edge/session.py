@@ -242,7 +242,7 @@ class EdgeSession:
             ready=self._intake.ready,
             user=conversation.user_speaking,
             bot=conversation.bot_state != "silent",
-            waiting=conversation.waiting_texts > 0 or not conversation.is_over(self._last_turn),
+            waiting=conversation.owes or not conversation.is_over(self._last_turn),
             texts=self._intake.texts,
         )
         if seen != self._seen:

@@ -577,3 +577,38 @@ def test_any_interleaving_of_the_links_obeys_the_order_rules(plans: list[dict[st
         assert number not in cancelled_at or step <= cancelled_at[number] or late
         assert not isinstance(output, Interrupted) or step in {*cancelled_at.values(), edge.step}
     assert sum(output.size_bytes for _, output in edge.log if isinstance(output, Grant) and output.to == "tts") == sent
+
+
+def test_what_the_bot_owes() -> None:
+    join = Join()
+    assert not join.owes
+    join.handle(Typed("r1", "Hello.", "m1", run=True))
+    assert join.owes
+    assert join.waiting_texts == 1
+    join.handle(started(1, "text"))
+    assert not join.owes, "from here on the bot is thinking"
+    assert not join.is_over(1)
+    join.handle(Heard(1, 0, 0))
+    assert join.is_over(1)
+    join.handle(started(2))
+    assert not join.owes, "the user is speaking"
+    join.handle(ended(2))
+    assert join.owes, "said, and not understood yet"
+    join.handle(words(2, ""))
+    assert not join.owes
+    assert join.is_over(2)
+    assert not join.is_over(3), "it has not begun"
+    join.handle(cancel(4))
+    assert join.is_over(3)
+
+
+def test_a_typed_text_that_waits_for_words_said_before_it_is_owed() -> None:
+    join = Join()
+    join.handle(started(1))
+    join.handle(ended(1))
+    join.handle(Typed("r2", "And?", "m1", run=True))
+    join.handle(cancel(2))
+    join.handle(started(2, "text"))
+    assert join.owes
+    join.handle(words(1, "Late."))
+    assert not join.owes

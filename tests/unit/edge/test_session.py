@@ -22,6 +22,7 @@ from rtvi_actors.frames.types import (
     Played,
     SessionEnd,
     Transcript,
+    TurnEnded,
     TurnRequest,
     TurnStarted,
 )
@@ -423,6 +424,19 @@ async def test_disconnect_bot_behind_a_typed_text_waits_for_its_answer(edge: Any
     await edge.over()
     assert len(client.audio) >= 9_600
     assert client.types.index("bot-stopped-speaking") < client.types.index("server-message") == len(client.types) - 1
+    assert client.closed == (1000, "disconnect-bot")
+
+
+async def test_disconnect_bot_behind_the_users_last_words_waits_for_the_answer(edge: Any, until: Any) -> None:
+    _, client = await edge.connect()
+    edge.stages.say("speaking", TurnStarted(turn=1, request="", source="speech"))
+    edge.stages.say("speaking", TurnEnded(turn=1, attempt=1, last_sample=512))
+    client.request("disconnect-bot", None)
+    await asyncio.sleep(0.02)
+    edge.stages.say("stt", Transcript(turn=1, attempt=1, text="Thanks.", final=True, language="en"))
+    edge.stages.bot_answers("You are welcome.", samples=960)
+    await edge.over()
+    assert "bot-stopped-speaking" in client.types
     assert client.closed == (1000, "disconnect-bot")
 
 
