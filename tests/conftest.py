@@ -234,6 +234,9 @@ class ChatEndpoint:
         self.bodies: list[dict[str, Any]] = []
         """Of the requests, in order."""
         self.running = self.cancelled = 0
+        self.hold = False
+        """It takes requests, and does not begin to answer."""
+        self.broken = False
         self._llm = CTranslate2Llm(Config())
         self._llm.load()
 
@@ -269,6 +272,8 @@ class ChatEndpoint:
         self.bodies.append(body)
         if request.headers.get("authorization") != f"Bearer {self.KEY}":
             return JSONResponse({"error": {"message": "Incorrect API key provided"}}, 401)
+        if self.broken:
+            return JSONResponse({"error": {"message": "out of order"}}, 500)
         if body["model"] != "smollm2":
             return JSONResponse({"error": {"message": f"The model {body['model']!r} does not exist"}}, 404)
         return StreamingResponse(self._events(body), media_type="text/event-stream")
@@ -280,6 +285,8 @@ class ChatEndpoint:
         last = LlmPiece("", 0)
         self.running += 1
         try:
+            while self.hold:
+                await asyncio.sleep(0.01)
             pieces = self._llm.stream("s", LlmRequest(messages, body["max_tokens"], body["temperature"]))
             async with contextlib.aclosing(pieces):
                 async for last in pieces:
