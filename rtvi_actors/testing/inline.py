@@ -20,7 +20,7 @@ import asyncio
 import json
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -76,6 +76,7 @@ class Call:
         config: its sections speaking, edge and so on hold; engines are fakes whatever it says.
         answers: what the model says: texts, one after the other (the last one again and again), or a function of the prompt.
         version: RTVI version of the client.
+        body: what the client gives at ``POST /start``, for ``session.body``.
 
     Attributes:
         messages: (type, data) of every RTVI message so far.
@@ -89,6 +90,7 @@ class Call:
         config: Config | None = None,
         answers: Answers = ("I see.",),
         version: str = "2.2.0",
+        body: Mapping[str, Any] | None = None,
     ) -> None:
         self.messages: list[tuple[str, Any]] = []
         self.prompts: list[list[ChatMessage]] = []
@@ -98,7 +100,7 @@ class Call:
         self._answers = answers
         self._stack = ExitStack()
         self._loop = VirtualLoop()
-        self._room = _Room(self._config, self._bot, self._answer)
+        self._room = _Room(self._config, self._bot, self._answer, body or {})
         self._client = _Client(self.messages)
         self._tasks: list[asyncio.Task[None]] = []
         self._taken = 0
@@ -298,7 +300,7 @@ class _Client:
 class _Room:
     """The actors of one session, and the fake engines: everybody reaches everybody else by name, at once and in order."""
 
-    def __init__(self, config: Config, bot: BotClass, answer: Callable[[list[ChatMessage]], str]) -> None:
+    def __init__(self, config: Config, bot: BotClass, answer: Callable[[list[ChatMessage]], str], body: Mapping[str, Any]) -> None:
         self._config = config
         self._nodes: dict[str, Any] = {}
         self._hosts: dict[str, SessionHost] = {}
@@ -306,7 +308,7 @@ class _Room:
         self._makers: dict[str, Callable[[StagePort], Stage]] = {
             "speaking": lambda port: SpeakingStage(port, config.speaking, _Loudness()),
             "stt": lambda port: SttStage(config, port),
-            "llm": lambda port: LlmStage(port, config, bot, _HooksHere),
+            "llm": lambda port: LlmStage(port, config, bot, _HooksHere, body),
             "tts": lambda port: TtsStage(config, port),
         }
 
