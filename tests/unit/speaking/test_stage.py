@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import threading
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -29,6 +31,8 @@ from rtvi_actors.frames.types import (
     TurnStarted,
 )
 from rtvi_actors.speaking import stage as stage_module
+from rtvi_actors.speaking.end_of_turn import Judge
+from rtvi_actors.speaking.events import EndJudged
 from rtvi_actors.speaking.stage import SpeakingStage, SpeakingStages
 from rtvi_actors.speaking.turn import MAX_REQUESTS
 from rtvi_actors.speaking.vad import VadState
@@ -64,10 +68,10 @@ class CountedState(VadState):
 class Session:
     """A stage with a microphone."""
 
-    def __init__(self, **changes: int) -> None:
+    def __init__(self, judge: Judge | None = None, **changes: int) -> None:
         self.port = FakePort()
         self.vad = LoudVad()
-        self.stage = SpeakingStage(self.port, Speaking(**changes), self.vad)
+        self.stage = SpeakingStage(self.port, Speaking(**changes), self.vad, judge)
         self.sample = 0
 
     async def hear(self, pcm: bytes) -> None:
@@ -176,7 +180,7 @@ async def test_barge_in_pauses_cancels_and_only_then_ends(session: Session) -> N
     await session.answer()
     await session.say(6)
     assert session.told(Pause) == ALL
-    assert session.port.frames("edge") == [TurnStarted("", "speech", True, turn=2), Pause(turn=1)]
+    assert session.port.frames("edge") == [TurnStarted("", "speech", True, 1, turn=2), Pause(turn=1)]
     await session.hush(8)
     session.take()
     session.stage.receive(Transcript("Stop.", True, "en", turn=2, attempt=1))
@@ -203,10 +207,66 @@ async def test_typed_text_stops_an_open_turn_and_its_audio(session: Session) -> 
     await session.say(4)
     session.take()
     session.stage.receive(TurnRequest("r1", "text", True))
-    assert session.port.frames("llm") == [Cancel(3, "text", turn=3), TurnStarted("r1", "text", turn=3)]
+    assert session.port.frames("llm") == [
+        Cancel(2, "text", turn=2),
+        TurnEnded(session.sample, turn=2, attempt=1),
+        Cancel(3, "text", turn=3),
+        TurnStarted("r1", "text", False, 2, turn=3),
+    ]
+    assert session.port.frames("stt", TurnMayEnd) == [TurnMayEnd(session.sample, turn=2, attempt=1)], "what was said is still heard"
     session.take()
     await session.hush(4)
     assert session.take() == []
+
+
+class Slowpoke:
+    """An end-of-turn model that answers when the test says so."""
+
+    def __init__(self, config: Config) -> None:
+        self.go = threading.Event()
+        self.asked: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def finished(self, text: str, language: str, pauses_ms: tuple[int, ...]) -> float:
+        self.asked.append((text, language, pauses_ms))
+        assert self.go.wait(10)
+        return 0.0
+
+
+@unit
+async def test_an_end_of_turn_model_is_asked_and_obeyed() -> None:
+    model = Slowpoke(Config())
+    judge = Judge(model)
+    session = Session(judge=judge)
+    await session.say(10)
+    await session.hush(3)
+    session.stage.receive(Transcript("What is it?", True, "en", turn=1, attempt=1))
+    model.go.set()
+    while not isinstance(session.stage._machine.log[-1].event, EndJudged):
+        await asyncio.sleep(0.001)
+    assert model.asked == [("What is it?", "en", ())]
+    await session.hush(20)
+    assert session.port.frames("llm", TurnEnded) == [], "the rules would have ended it"
+    await session.hush(3)
+    assert len(session.port.frames("llm", TurnEnded)) == 1
+    judge.close()
+
+
+@unit
+async def test_a_slow_end_of_turn_model_holds_nothing_up() -> None:
+    model = Slowpoke(Config())
+    judge = Judge(model)
+    session = Session(judge=judge)
+    await session.say(10)
+    await session.hush(6)
+    session.stage.receive(Transcript("What is it?", True, "en", turn=1, attempt=1))
+    await session.hush(4)
+    assert len(session.port.frames("llm", TurnEnded)) == 1
+    await session.stage.close()
+    session.take()
+    model.go.set()
+    judge.close()
+    await asyncio.sleep(0.02)
+    assert session.take() == [], "a late verdict on a closed session is nothing"
 
 
 @unit
