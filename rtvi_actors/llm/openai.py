@@ -83,6 +83,7 @@ class OpenAiLlm:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        log.info("answers come from %s, asked %s key", self._url, "with a" if self._key else "without a")
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(None, connect=self._config.connect_timeout_ms / 1_000),

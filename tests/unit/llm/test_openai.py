@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -425,6 +427,21 @@ async def test_an_endpoint_that_is_down(endpoint: Endpoint, backend: Any) -> Non
     _, error = await said_before(EngineError, client)
     assert error.retryable
     assert "no connection to the endpoint" in str(error)
+
+
+async def test_an_endpoint_that_takes_no_connection(backend: Any) -> None:
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # fill its queue: the kernel answers nobody after that
+            waiting.enter_context(other := socket.socket())
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                other.connect(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        _, error = await said_before(EngineError, backend(base_url=url, connect_timeout_ms=30))
+    assert str(error) == "no connection to the endpoint within 30 ms"
+    assert error.retryable
 
 
 async def test_the_key_is_in_no_repr(backend: Any) -> None:
