@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ANSWER_MS: Final = 600
 """A bot that finishes within this of a backchannel has asked for it: then it is an answer."""
+LATE_WORDS_MS: Final = 5_000
+"""How long words are waited for that interrupt a bot which was let go on without them. The STT stage gives up before."""
 
 
 def rules_of(bot_state: str, settings: Speaking) -> UnderBot | None:
@@ -56,13 +58,14 @@ def by_words(user: UserTurn, bot_state: str, backchannels: Backchannels) -> Lite
 
 
 def verdict_ms(user: UserTurn, settings: Speaking) -> int:
-    """Until when a turn that is not confirmed, and silent, has time to become so."""
+    """When a turn that is not confirmed, and silent, lets the bot go on, and behind that, when it comes to nothing."""
+    if user.text is not None and not count_words(user.text):
+        return user.attempt_ms
     if user.released_ms is not None:
-        return user.released_ms + ANSWER_MS
+        return user.attempt_ms + LATE_WORDS_MS if user.text is None else user.released_ms + ANSWER_MS
     if user.text is not None:
-        # Without a word there is nothing to wait for; behind a backchannel the user may go on at once.
-        return user.last_speech_ms + settings.short_wait_ms if count_words(user.text) else user.attempt_ms
-    # Each attempt gets the whole wait: words of a slow transcript that come behind the verdict would be lost.
+        return user.last_speech_ms + settings.short_wait_ms  # behind a backchannel the user may go on at once
+    # Each attempt gets the whole wait.
     since_ms = user.opened_ms if user.paused_turn is None else user.paused_ms
     resume_after_ms = user.rules.resume_after_ms if user.rules is not None else 0
     return max(since_ms, user.attempt_ms) + (resume_after_ms or settings.long_wait_ms)

@@ -5,7 +5,8 @@ silent. One opened while the bot was thinking or speaking (``under_bot``) may be
 and ``barge_in`` says what confirms it. **An under_bot turn is confirmed only by its CancelBot**, also when the bot fell silent by
 itself in the meantime: then the reason is "bot finished". One that is never confirmed is void: it gets its EndTurn, the paused bot
 its ResumeBot, and nothing else is said about it. After a backchannel the bot is let go on at once, and the verdict follows a little
-later: "yes" is an answer when the bot had just finished its question.
+later: "yes" is an answer when the bot had just finished its question. Where the transcript is slow, the bot is let go on without
+it, and words that come late still interrupt it.
 
 A turn may *reopen* the one before: the user went on within ``reopen_within_ms`` of an end that came too early, and has not heard
 the bot yet. It is an under_bot turn like any other, but once it is confirmed the words of both are one message; if it comes to
@@ -336,7 +337,7 @@ class TurnMachine:
             self._bot = BotTurn(user.turn, "thinking", now_ms, said, told=False)
 
     def _release(self, user: UserTurn, now_ms: int) -> None:
-        """What the user said does not interrupt the bot."""
+        """What the user said does not interrupt the bot, as far as is known."""
         if user.paused_turn is not None:
             self._out.append(ResumeBot(user.paused_turn))
         user.paused_turn, user.released_ms, user.speech_windows = None, now_ms, 0
@@ -352,7 +353,7 @@ class TurnMachine:
                 self._end(user, now_ms)
             elif not user.waiting:
                 self._try_to_end(user, now_ms)  # the microphone fell silent; words may still confirm it
-            elif user.released_ms is None and user.text is not None and count_words(user.text):
+            elif user.released_ms is None and (user.text is None or count_words(user.text)):
                 self._release(user, now_ms)
             else:
                 self._end(user, now_ms)

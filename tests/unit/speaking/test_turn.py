@@ -350,12 +350,23 @@ def test_a_cough_resumes_the_bot_when_no_final_comes() -> None:
     talk.hush(62)
     assert not isinstance(talk.all[-1], ResumeBot)
     talk.wait(attempt_ms + 2_000 - talk.now_ms)
-    assert talk.all[-2:] == [EndTurn(2, 1, talk.sample - 62 * 512), ResumeBot(1)]
+    assert talk.all[-1] == ResumeBot(1)
+    assert talk.wait(attempt_ms + 4_999 - talk.now_ms) == []
+    assert talk.wait(1) == [EndTurn(2, 1, talk.sample - 62 * 512)]
     talk.bot("silent", 1)
     assert talk.machine.idle, "nobody answers a void turn"
 
 
-def test_the_verdict_waits_for_words_that_came_late() -> None:
+@pytest.mark.parametrize(("text", "comes_to"), [("Stop.", CancelBot(2, "barge-in")), ("", EndTurn(2, 1, 48 * 512))])
+def test_words_that_come_late_still_interrupt_the_bot(text: str, comes_to: Command) -> None:
+    talk = answering()
+    talk.say(5)
+    talk.hush(3)
+    assert talk.wait(2_500) == [ResumeBot(1)]
+    assert talk.text(2, 1, text)[0] == comes_to
+
+
+def test_the_bot_waits_as_long_for_words_of_a_later_attempt() -> None:
     talk = answering()
     talk.say(6)
     talk.hush(50)
