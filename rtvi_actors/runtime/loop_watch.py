@@ -33,7 +33,8 @@ BUSY_PERIOD_S = 60.0
 DEPTH = 8
 """Innermost frames that are told."""
 
-_LOOP_FILES = ("selectors.py", os.path.join("asyncio", "base_events.py"), os.path.join("asyncio", "events.py"))
+_LOOP_FILES = ("selectors.py", *(os.path.join("asyncio", file) for file in ("base_events.py", "events.py", "runners.py")))
+_IMPORT_FILES = "<frozen importlib"
 
 
 class _Watched:
@@ -211,7 +212,9 @@ class LoopWatch:
             code = frame.f_code
             if code is self._runner or code.co_filename.endswith(_LOOP_FILES):
                 break
-            stack.append(f"{_short(code.co_filename)}:{frame.f_lineno} {code.co_name}")
+            # What is imported, and by whom, is told by the frames around the import.
+            if not code.co_filename.startswith(_IMPORT_FILES):
+                stack.append(f"{_short(code.co_filename)}:{frame.f_lineno} {code.co_name}")
             frame = frame.f_back
         return tuple(stack)
 

@@ -73,7 +73,6 @@ class Scheduler:
         Raises:
             RtviActorsError: whatever keeps it from starting, as the actor concerned raised it. Nothing is left then.
         """
-        self._watch = Heartbeat(self._name, on_tick=_nothing, on_beat=_nothing)
         try:
             async with asyncio.TaskGroup() as tasks:
                 # The edge first: a port in use should be told before a model is loaded.
@@ -89,6 +88,8 @@ class Scheduler:
             if isinstance(error, BaseExceptionGroup):
                 raise error.exceptions[0] from None
             raise
+        # Not before: starting imports modules here, which nobody waits for.
+        self._watch = Heartbeat(self._name, on_tick=_nothing, on_beat=_nothing)
         self._spawn(self._check_health(), "check health")
         return {"url": self._url(), "edges": [edge.facts for edge in self._edges.values()]}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -232,3 +234,21 @@ async def test_ticks_and_beats_come_in_their_proportion(pulse: Any, until: Any) 
     await until(lambda: len(beats) >= 3)
     # 750 ms: seven ticks, fewer on a busy machine.
     assert 2 <= ticks <= 10
+
+
+async def test_an_import_is_told_by_who_imports(
+    pulse: Any, caplog: pytest.LogCaptureFixture, tmp_path: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "imported_slowly.py").write_text("import __main__\n__main__.hold_up()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pulse()
+    watch = LoopWatch("other")
+    watch.start()
+    monkeypatch.setattr(sys.modules["__main__"], "hold_up", lambda: culprit_that_sleeps(watch), raising=False)
+    importlib.import_module("imported_slowly")
+    watch.stop()
+    [line] = [line for line in warnings(caplog) if line.startswith("other")]
+    assert "imported_slowly.py:2 <module> < " in line
+    assert "importlib/__init__.py" in line
+    assert "test_an_import_is_told_by_who_imports" in line
+    assert "frozen" not in line
