@@ -134,6 +134,13 @@ def test_an_interruption_is_told_in_the_order_that_clients_rely_on(report: Repor
     assert told.count("bot_started_speaking") == told.count("bot_stopped_speaking") == 2
 
 
+def test_voice_activity_is_told_only_to_whom_it_was_asked_for(report: Report) -> None:
+    told = events(report["spoken/silent_answer"])
+    assert told.index("vad_user_started_speaking") < told.index("user_started_speaking")
+    assert told.index("vad_user_stopped_speaking") < told.index("user_stopped_speaking")
+    assert "vad_user_started_speaking" not in events(report["aloud/spoken_turn"])
+
+
 def test_each_answer_begins_after_what_it_answers(report: Report) -> None:
     for name in ("spoken/silent_answer", "spoken/silence_is_no_turn", "aloud/spoken_turn"):
         told = events(report[name])
