@@ -321,10 +321,15 @@ class Talk:
     def type(self, text: str, **options: bool) -> None:
         self.message("send-text", {"content": text, "options": options})
 
-    def say(self, text: str) -> Any:
+    def say(self, text: str, *, whole: bool = False) -> Any:
         """As the application would."""
         stage: Any = self.hosted["llm"].stage
-        return stage.say(text)
+        return stage.say(text, whole=whole)
+
+    def answers(self) -> list[Any]:
+        """The bot's messages in the model's context."""
+        stage: Any = self.hosted["llm"].stage
+        return [message for message in stage.context.history if message.role == "assistant"]
 
     async def at_random(self, acts: int) -> None:
         rng = self.rng
@@ -376,6 +381,12 @@ class Talk:
                 if gate._window.outstanding_bytes or gate._line:
                     found.append(f"{role} misses {gate._window.outstanding_bytes} bytes of credit for {stream} from {to}")
         return found + [f"engine {kind} works" for kind, engine in self.engines.items() if engine.stats()["in_flight"]]
+
+    async def rest(self) -> None:
+        """Wait until all that was begun is over, and told to everybody."""
+        await asyncio.sleep(3)
+        assert await self.until(lambda: not self.waiting(), 60), self.waiting()
+        await asyncio.sleep(1)
 
     async def check(self) -> None:
         """Everything comes to rest, and the next sentence is answered."""
@@ -477,6 +488,47 @@ def test_wherever_it_ends_nothing_is_left(monkeypatch: pytest.MonkeyPatch, seed:
             talk.hang_up()
 
     run(monkeypatch, Talk(seed, lag_s=0.15, fail=0.03, late=0.1), part)
+
+
+def words_told(got: list[Event]) -> list[str]:
+    """The bot's words that the client was told to be spoken, or may read instead, in the order of the text."""
+    segments: dict[int, str] = {}
+    for kind, data in got:
+        if kind == "bot-output":
+            is_read = not data["will_be_spoken"]
+            segments[data["segment_id"]] = data["text"] if is_read else data["spoken_progress"]["accumulated_text"]
+    return [word for _, text in sorted(segments.items()) for word in text.split()]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_context_keeps_the_words_that_the_client_was_told(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    async def part(talk: Talk) -> None:
+        talk.say("A long sentence about nothing at all. " * 5)
+        await asyncio.sleep(1 + talk.rng.random())
+        await talk.speak(900)
+        await talk.at_random(16)
+        await talk.rest()
+        history = talk.answers()
+        assert [word for message in history for word in message.text.split()] == words_told(talk.got)
+        assert history[0].interrupted
+        assert 2 < len(history[0].text.split()) < 35
+
+    run(monkeypatch, Talk(100 + seed, lag_s=(0.003, 0.03, 0.15)[seed % 3]), part)
+
+
+def test_the_context_keeps_all_of_a_text_if_the_application_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def part(talk: Talk) -> None:
+        text = "A long sentence about nothing at all. " * 5
+        said = talk.say(text, whole=True)
+        await asyncio.sleep(1.5)
+        await talk.speak(900)
+        assert await talk.until(said.done, 5)
+        await talk.rest()
+        assert "bot-interrupted" in [kind for kind, _ in talk.got]
+        assert (talk.answers()[0].text, talk.answers()[0].interrupted) == (text.strip(), False)
+        assert words_told(talk.got)[:35] != text.split()
+
+    run(monkeypatch, Talk(1), part)
 
 
 @pytest.mark.parametrize("seed", range(6))
