@@ -7,13 +7,16 @@ import pytest
 
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ModelMissingError
-from rtvi_actors.models.catalogue import CATALOGUE, find
+from rtvi_actors.models.catalogue import find, select
 from rtvi_actors.models.conversion import run_conversion
+from rtvi_actors.models.manifest import sha256_of
 from rtvi_actors.models.piper_to_coqui import convert
 from rtvi_actors.models.prepare import missing, path_of, prepare
 from rtvi_actors.models.torch_setup import ensure_torchaudio
 
 pytestmark = pytest.mark.models
+
+WHISPER_BASE_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,20 @@ def test_everything_is_prepared_and_a_second_time_nothing_happens() -> None:
     assert missing(config) == []
     reports: list[tuple[str, float, str]] = []
     prepare([], config.models_path(), lambda *report: reports.append(report))
-    assert [name for name, _, _ in reports] == [model.name for model in CATALOGUE]
+    assert [name for name, _, _ in reports] == [model.name for model in select([])]
     assert all(done == 1.0 for _, done, _ in reports)
+
+
+def test_whisper_in_two_packages_becomes_one(tmp_path: Path) -> None:
+    config = Config.from_dict({"models_dir": str(tmp_path), "stt": {"model": "whisper-base"}})
+    assert "whisper-base" in missing(config)
+    with pytest.raises(ModelMissingError, match="run `rtvi-actors models prepare whisper-base`"):
+        path_of("whisper-base", config)
+    prepare(["whisper-base"], tmp_path, lambda name, done, text: None)
+    folder = path_of("whisper-base", config)
+    assert (folder / "model.bin").stat().st_size == 145_217_607
+    # That of the weights as their packages' makers split them.
+    assert sha256_of(folder / "model.bin") == WHISPER_BASE_SHA256
 
 
 def test_the_voice_speaks_like_the_original(voice_sources: tuple[Path, Path], tmp_path: Path) -> None:
