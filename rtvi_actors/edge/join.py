@@ -185,7 +185,7 @@ class Join:
     def _start(self, turn: _Turn, frame: TurnStarted) -> list[Output]:
         self._newest = max(self._newest, turn.number)
         turn.source = frame.source
-        turn.hidden, turn.reopens = frame.under_bot, frame.reopens
+        turn.hidden = frame.under_bot
         if frame.source != "speech":
             typed = self._typed.pop(frame.request, None)
             echo: list[Output] = [] if typed is None else [UserTyped(typed.text, typed.message_id)]
@@ -340,8 +340,10 @@ class Join:
             if turn.source == "speech" and turn.ended is not None and not (turn.joined or turn.hidden):
                 self._late.keep(turn.number, turn.ended, turn.final, turn.reopens)
         outputs += self._tell_late()
-        new = self._turns.get(self._fence)
+        new = self._turn(self._fence) if cancel.reopens else self._turns.get(self._fence)
         revealed = new is not None and new.hidden
+        if new is not None:
+            new.reopens = cancel.reopens
         if new is not None and revealed:
             new.hidden, new.told = False, True
             outputs.append(UserStarted(new.number))

@@ -167,8 +167,7 @@ class TurnStarted(Frame):
     """speaking > all: ``turn`` begins. ``source``: speech, text, say, tool. ``request``: that of the TurnRequest, or "".
 
     ``under_bot``: it was opened by speech while the bot was thinking or speaking, and is not confirmed before its Cancel.
-    ``reopens``: the user goes on with this turn, which had ended too early; 0 for none. Once it is confirmed (by its Cancel), the
-    words of both are one message of the user's; before, and if it comes to nothing, the other one is answered by itself.
+    ``reopens``: the user seems to go on with this turn, which had ended too early; 0 for none. The Cancel says whether it is so.
     """
 
     request: str
@@ -222,10 +221,13 @@ class Resume(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Frame):
-    """speaking > edge, llm, tts, stt: everything of turns below ``fence`` is void, for good."""
+    """speaking > edge, llm, tts, stt: everything of turns below ``fence`` is void, for good, but for the words of the user's that
+    have ended. ``reopens``: the user goes on with this turn in turn ``fence``, and the words of both are one message; 0 for none.
+    """
 
     fence: int
     reason: str
+    reopens: int = 0
 
 
 # ------------------------------------------------------------------------------------------------------------------ bot

@@ -117,7 +117,7 @@ class TurnTable:
         turn = self._get(frame.turn)
         if turn is None or turn.started:
             return []
-        turn.started, turn.source, turn.under_bot, turn.reopens = True, frame.source, frame.under_bot, frame.reopens
+        turn.started, turn.source, turn.under_bot = True, frame.source, frame.under_bot
         if frame.source != "speech":
             turn.attempt, turn.text = 0, ""
         if frame.source == "say":
@@ -176,6 +176,9 @@ class TurnTable:
 
     def _cancelled(self, frame: Cancel, now_ms: int) -> list[Command]:
         self._fence = max(self._fence, frame.fence)
+        turn = self._get(frame.fence) if frame.reopens else None
+        if turn is not None:
+            turn.reopens = frame.reopens
         commands: list[Command] = []
         for turn in self._turns.values():
             if turn.turn < self._fence and turn.cancelled_ms < 0:
@@ -206,8 +209,7 @@ class TurnTable:
         commands: list[Command] = []
         turns = [turn for _, turn in sorted(self._turns.items()) if turn.started and not turn.void]
         for turn in turns:
-            if turn.turn <= self._fence:
-                commands += self._reopen(turn.reopens)
+            commands += self._reopen(turn.reopens)
         for turn in turns:
             if turn.attempt <= turn.void_through:
                 continue

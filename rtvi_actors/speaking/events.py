@@ -72,7 +72,7 @@ Event: TypeAlias = SpeechWindow | TranscriptSeen | BotStateSeen | Requested | En
 
 @dataclass(frozen=True, slots=True)
 class StartTurn:
-    """``turn`` begins. ``reopens``: the turn that the user goes on with by it; 0 for none."""
+    """``turn`` begins. ``reopens``: the turn that the user seems to go on with by it; 0 for none."""
 
     turn: int
     source: str
@@ -131,10 +131,11 @@ class ResumeBot:
 
 @dataclass(frozen=True, slots=True)
 class CancelBot:
-    """All turns below ``fence`` are void."""
+    """All turns below ``fence`` are void. ``reopens``: the one whose words turn ``fence`` goes on with; 0 for none."""
 
     fence: int
     reason: str
+    reopens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,10 +197,10 @@ class SpeakingStage:
                 self._tell(_ALL, Pause(turn=turn))
             case ResumeBot(turn):
                 self._tell(_ALL, Resume(turn=turn))
-            case CancelBot(fence, reason):
+            case CancelBot(fence, reason, reopens):
                 if self._forwarding is not None and self._forwarding < fence:
                     self._forwarding = None
-                self._tell(_ALL, Cancel(fence, reason, turn=fence))
+                self._tell(_ALL, Cancel(fence, reason, reopens, turn=fence))
             case RefuseRequest(request, reason):
                 text = f"the turn requested as {request!r} was dropped: {reason}"
                 self._tell(("edge",), Error("turn", True, text))

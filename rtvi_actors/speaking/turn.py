@@ -260,7 +260,7 @@ class TurnMachine:
         if seen.state == "silent":
             self._weigh_words(user, now_ms)
         elif user.confirmed:  # it was taken for silent, and now there are two voices
-            self._cancel(user.turn, "user speaks")
+            self._cancel(user.turn, "user speaks", None)
         else:
             self._weigh_speech(user, now_ms)
 
@@ -268,7 +268,7 @@ class TurnMachine:
         """Weigh the length of a turn that is not confirmed yet."""
         match barge_in.by_speech(user, self._bot.state):
             case "confirm":
-                self._confirm(user, now_ms)
+                self._confirm(user, "bot finished" if self._bot.state == "silent" else "barge-in", now_ms)
             case "pause":
                 user.paused_turn, user.paused_ms = self._bot.turn, now_ms
                 self._out.append(PauseBot(self._bot.turn))
@@ -277,28 +277,33 @@ class TurnMachine:
         """Weigh the latest transcript of a turn that is not confirmed yet."""
         match barge_in.by_words(user, self._bot.state, self._backchannels):
             case "confirm":
-                self._confirm(user, now_ms)
+                self._confirm(user, "bot finished" if self._bot.state == "silent" else "barge-in", now_ms)
             case "backchannel":
                 user.speech_windows = 0
 
-    def _confirm(self, user: UserTurn, now_ms: int) -> None:
+    def _confirm(self, user: UserTurn, reason: str, now_ms: int) -> None:
+        bot = self._bot
+        unpaused = bot.state == "speaking" and user.paused_turn is None
+        if bot.state == "silent" or (unpaused and now_ms - bot.since_ms > self._settings.reopen_within_ms):
+            user.before = None  # it has been answered
         user.confirmed, user.paused_turn = True, None
-        self._cancel(user.turn, "bot finished" if self._bot.state == "silent" else "barge-in")
+        self._cancel(user.turn, reason, user.before)
         self._judge(user, now_ms)
 
-    def _cancel(self, fence: int, reason: str) -> None:
+    def _cancel(self, fence: int, reason: str, before: Said | None) -> None:
         self._bot.state = "silent"
         if fence > self._fence:
             self._fence = fence
-            self._out.append(CancelBot(fence, reason))
+            self._out.append(CancelBot(fence, reason, before.turn if before is not None else 0))
 
     # ----------------------------------------------------------------------------------------------------------- requests
 
     def _ask(self, request: Requested, now_ms: int) -> None:
         if request.interrupt:
             said = self._cut_short(request.source, now_ms)
-            self._cancel(self._turn + 1, request.source)
-            self._begin(request, said if request.source == "text" else None, now_ms)
+            said = said if request.source == "text" else None
+            self._cancel(self._turn + 1, request.source, said)
+            self._begin(request, said, now_ms)
         elif len(self._requests) >= MAX_REQUESTS:
             self._out.append(RefuseRequest(request.request, f"{MAX_REQUESTS} turns are waiting already"))
         else:
@@ -308,8 +313,7 @@ class TurnMachine:
         """End the turn that is open. Returns what was said there, or is still unanswered of what was said just before."""
         user = self._user
         if user is not None and not user.confirmed and not barge_in.is_void(user):
-            user.confirmed, user.paused_turn = True, None
-            self._cancel(user.turn, reason)
+            self._confirm(user, reason, now_ms)
         if user is not None:
             self._end(user, now_ms)
         return self._goes_on_with(now_ms)
@@ -383,10 +387,10 @@ class TurnMachine:
         would keep every later one behind it.
         """
         user = self._user
-        if user is not None and not user.confirmed:
-            user.confirmed, user.paused_turn = True, None
-            self._judge(user, now_ms)
-        self._cancel(self._turn + 1 if user is None else user.turn, "no answer")
+        if user is None:
+            self._cancel(self._turn + 1, "no answer", None)
+        else:
+            self._confirm(user, "no answer", now_ms)
 
     def _arm(self) -> None:
         deadlines = [] if self._user is None else [self._deadline(self._user)]

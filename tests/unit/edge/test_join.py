@@ -65,8 +65,8 @@ def words(turn: int, text: str, attempt: int = 1, final: bool = True) -> Transcr
     return Transcript(turn=turn, attempt=attempt, text=text, final=final, language="en")
 
 
-def cancel(fence: int) -> Cancel:
-    return Cancel(fence=fence, reason="barge-in")
+def cancel(fence: int, reopens: int = 0) -> Cancel:
+    return Cancel(fence=fence, reason="barge-in", reopens=reopens)
 
 
 def llm(turn: int, *texts: str, attempt: int = 1) -> list[Frame]:
@@ -279,7 +279,7 @@ class TestReopened:
 
     def test_words_that_were_told_are_not_told_again(self) -> None:
         join = bot_speaks()
-        assert said(self.GOES_ON, cancel(2), words(2, "there"), ended(2), *llm(2, "Fine.")[:2], join=join) == [
+        assert said(self.GOES_ON, cancel(2, 1), words(2, "there"), ended(2), *llm(2, "Fine.")[:2], join=join) == [
             UserStarted(2),
             Interrupted(1),
             AnswerEnded(1),
@@ -292,7 +292,7 @@ class TestReopened:
 
     def test_words_that_come_behind_the_cancel_are_told_before_those_of_the_next_turn(self) -> None:
         join = Join()
-        found = said(started(1), ended(1), self.GOES_ON, cancel(2), words(2, "there"), ended(2), *llm(2), join=join)
+        found = said(started(1), ended(1), self.GOES_ON, cancel(2, 1), words(2, "there"), ended(2), *llm(2), join=join)
         assert found == [UserStarted(1), UserStopped(1), UserStarted(2), UserText(2, "there", final=False)]
         assert said(words(1, "Hi"), join=join) == [
             UserStopped(2),
@@ -304,7 +304,7 @@ class TestReopened:
 
     def test_they_wait_while_the_user_speaks(self) -> None:
         join = Join()
-        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2, 1), join=join)
         assert outputs(words(1, "Hi"), join=join) == []
         assert said(words(2, "there"), ended(2), join=join)[1:] == [
             UserStopped(2),
@@ -315,7 +315,7 @@ class TestReopened:
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_who_goes_on_without_words_after_all_is_answered(self, order: tuple[int, int]) -> None:
         join = Join()
-        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2, 1), join=join)
         frames = (words(1, "Hi"), words(2, ""))
         assert said(ended(2), *(frames[at] for at in order), *llm(2), join=join) == [
             UserStopped(2),
@@ -326,13 +326,13 @@ class TestReopened:
 
     def test_without_a_word_in_either_nothing_is_answered(self) -> None:
         join = Join()
-        outputs(started(1), ended(1), self.GOES_ON, cancel(2), join=join)
+        outputs(started(1), ended(1), self.GOES_ON, cancel(2, 1), join=join)
         assert outputs(ended(2), words(2, ""), words(1, ""), *llm(2), join=join) == [UserStopped(2)]
 
     def test_typed_text_in_mid_sentence_is_answered_behind_the_words_that_were_said(self) -> None:
         join = Join()
         outputs(started(1), Typed("r2", "3 nights", "m", run=True), ended(1), join=join)
-        assert said(cancel(2), started(2, "text", reopens=1), *llm(2), join=join) == [UserStopped(1), UserTyped("3 nights", "m")]
+        assert said(cancel(2, 1), started(2, "text", reopens=1), *llm(2), join=join) == [UserStopped(1), UserTyped("3 nights", "m")]
         assert said(words(1, "A room for"), join=join) == [
             UserText(1, "A room for", final=True),
             AnswerStarted(2, "u2"),
@@ -426,11 +426,11 @@ class Story:
         speaking = self.links["speaking"]
         if kind == "text":
             self.answered = {number for number in self.answered if number >= turn}
-            speaking += [Typed(f"r{turn}", "typed", "m", run=True), cancel(turn)]
+            speaking += [Typed(f"r{turn}", "typed", "m", run=True), cancel(turn, reopens)]
         speaking.append(started(turn, kind if kind in ("text", "say") else "speech", kind == "under_bot", reopens))
         if kind == "under_bot":
             speaking.append(Pause(turn=turn - 1))
-            speaking.append(cancel(turn) if confirmed else Resume(turn=turn - 1))
+            speaking.append(cancel(turn, reopens) if confirmed else Resume(turn=turn - 1))
             if confirmed:
                 self.answered = {number for number in self.answered if number >= turn}
         if kind in ("speech", "under_bot"):

@@ -41,8 +41,8 @@ def resumed(turn: int, attempt: int) -> SpeechResumed:
     return SpeechResumed(turn=turn, attempt=attempt)
 
 
-def cancel(fence: int) -> Cancel:
-    return Cancel(fence=fence, reason="speech")
+def cancel(fence: int, reopens: int = 0) -> Cancel:
+    return Cancel(fence=fence, reason="speech", reopens=reopens)
 
 
 def played(turn: int, clause: int = 1, char: int = 0) -> Played:
@@ -196,7 +196,7 @@ class TestReopened:
     GOES_ON = started(2, under_bot=True, reopens=1)
 
     def test_the_words_of_both_are_one_message(self) -> None:
-        frames = [started(1), words(1, 1, "a room "), ended(1, 1), self.GOES_ON, cancel(2), played(1, 0), words(2, 1, "for two.")]
+        frames = [started(1), words(1, 1, "a room "), ended(1, 1), self.GOES_ON, cancel(2, 1), played(1, 0), words(2, 1, "for two.")]
         assert run([*frames, ended(2, 1)]) == [
             begin(1, 1, "a room ", committed=False),
             Commit(1, 1, "a room "),
@@ -210,7 +210,7 @@ class TestReopened:
 
     def test_words_that_come_behind_the_cancel_are_waited_for(self) -> None:
         table = TurnTable(speculate=True)
-        for frame in (started(1), ended(1, 1), self.GOES_ON, cancel(2), words(2, 1, "for two."), ended(2, 1)):
+        for frame in (started(1), ended(1, 1), self.GOES_ON, cancel(2, 1), words(2, 1, "for two."), ended(2, 1)):
             assert table.handle(frame, 0) == []
         assert table.handle(words(1, 1, "a room"), 10) == [Commit(2, 1, "a room for two."), begin(2, 1, "a room for two.")]
 
@@ -224,7 +224,7 @@ class TestReopened:
             words(1, 1, "a room"),
             ended(1, 1),
             self.GOES_ON,
-            cancel(2),
+            cancel(2, 1),
             played(1, 0),
             ended(2, 1),
             words(2, 1, ""),
@@ -232,12 +232,12 @@ class TestReopened:
         assert run(frames)[-2:] == [Commit(2, 1, "a room"), begin(2, 1, "a room")]
 
     def test_without_a_word_in_either_nothing_is_answered(self) -> None:
-        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2), ended(2, 1), words(2, 1, ""), words(1, 1, "")]
+        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2, 1), ended(2, 1), words(2, 1, ""), words(1, 1, "")]
         assert run(frames) == []
 
     def test_on_and_on(self) -> None:
-        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2), ended(2, 1), words(1, 1, "a"), words(2, 1, "b")]
-        later = [started(3, under_bot=True, reopens=2), cancel(3), ended(3, 1), words(3, 1, "c")]
+        frames = [started(1), ended(1, 1), self.GOES_ON, cancel(2, 1), ended(2, 1), words(1, 1, "a"), words(2, 1, "b")]
+        later = [started(3, under_bot=True, reopens=2), cancel(3, 2), ended(3, 1), words(3, 1, "c")]
         assert run([*frames, *later], now_ms=0)[:2] == [Commit(2, 1, "a b"), begin(2, 1, "a b")]
         table = TurnTable(speculate=True)
         for frame in (*frames, *later):
@@ -245,7 +245,7 @@ class TestReopened:
         assert table.wake(PLAYED_WAIT_MS) == [begin(3, 1, "a b c")]
 
     def test_typed_text_in_mid_sentence_joins_what_was_said(self) -> None:
-        frames = [started(1), ended(1, 1), cancel(2), started(2, "text", "r1", reopens=1)]
+        frames = [started(1), ended(1, 1), cancel(2, 1), started(2, "text", "r1", reopens=1)]
         typed = ClientText(request="r1", text="3 nights", run=True, audio=True)
         assert run([*frames, typed, words(1, 1, "a room for")]) == [
             Commit(2, 1, "a room for 3 nights"),
@@ -358,7 +358,7 @@ frames = st.one_of(
     st.builds(words, st.integers(1, 5), st.integers(1, 3), st.sampled_from(["", "x", "y"])),
     st.builds(ended, st.integers(1, 5), st.integers(1, 3)),
     st.builds(resumed, st.integers(1, 5), st.integers(1, 3)),
-    st.builds(cancel, st.integers(1, 6)),
+    st.builds(cancel, st.integers(1, 6), st.integers(0, 5)),
     st.builds(played, st.integers(1, 5), st.integers(0, 2), st.integers(0, 9)),
     st.builds(lambda turn: Resume(turn=turn), st.integers(1, 5)),
     st.builds(ClientText, request=st.sampled_from("abc"), text=st.sampled_from(["", "t"]), run=st.booleans(), audio=st.booleans()),

@@ -186,7 +186,7 @@ async def test_barge_in_pauses_cancels_and_only_then_ends(session: Session) -> N
     session.stage.receive(Transcript("Stop.", True, "en", turn=2, attempt=1))
     assert session.told(Cancel) == ALL
     end = TurnEnded(session.sample - 8 * WINDOW, turn=2, attempt=1)
-    assert session.port.frames("edge") == [Cancel(2, "barge-in", turn=2), end]
+    assert session.port.frames("edge") == [Cancel(2, "barge-in", 1, turn=2), end]
     assert session.port.sent[0][0] == "edge", "who makes the sound hears of it first"
 
 
@@ -208,9 +208,9 @@ async def test_typed_text_stops_an_open_turn_and_its_audio(session: Session) -> 
     session.take()
     session.stage.receive(TurnRequest("r1", "text", True))
     assert session.port.frames("llm") == [
-        Cancel(2, "text", turn=2),
+        Cancel(2, "text", 1, turn=2),
         TurnEnded(session.sample, turn=2, attempt=1),
-        Cancel(3, "text", turn=3),
+        Cancel(3, "text", 2, turn=3),
         TurnStarted("r1", "text", False, 2, turn=3),
     ]
     assert session.port.frames("stt", TurnMayEnd) == [TurnMayEnd(session.sample, turn=2, attempt=1)], "what was said is still heard"

@@ -463,7 +463,7 @@ def test_a_bot_is_given_up_under_a_turn_too() -> None:
     talk.wait(THINKING_LIMIT_MS - 1_100)
     talk.say(2)
     assert talk.all[-2] == StartTurn(2, "speech", under_bot=True, reopens=1)
-    assert CancelBot(2, "no answer") in talk.wait(2_000)
+    assert CancelBot(2, "no answer", reopens=1) in talk.wait(2_000)
     assert EndTurn(2, 1, talk.sample) in talk.all
 
 
@@ -544,9 +544,23 @@ def test_who_goes_on_behind_an_end_reopens_the_turn() -> None:
     talk.say(4)
     assert talk.all[-1] == PauseBot(1)
     talk.hush(3)
-    assert talk.text(2, 1, "For two people.") == [CancelBot(2, "barge-in")]
+    assert talk.text(2, 1, "For two people.") == [CancelBot(2, "barge-in", reopens=1)]
     assert talk.hush(4) == [EndTurn(2, 1, talk.sample - 7 * 512)]
     assert talk.say(2)[0] == StartTurn(3, "speech", under_bot=True, reopens=2), "on and on"
+
+
+def test_who_was_answered_before_the_words_came_does_not_go_on() -> None:
+    talk = Talk()
+    talk.say(20)
+    talk.hush(3)
+    talk.text(1, 1, "What is the time?")
+    talk.hush(6)
+    assert talk.say(2)[0] == StartTurn(2, "speech", under_bot=True, reopens=1)  # too short to pause the bot
+    talk.hush(3)
+    talk.bot("speaking", 1)
+    talk.wait(900)
+    talk.bot("silent", 1)
+    assert talk.text(2, 1, "Hello?")[0] == CancelBot(2, "bot finished"), "that is a message of its own"
 
 
 def test_a_cough_behind_an_end_leaves_its_answer_alone() -> None:
@@ -600,7 +614,7 @@ def test_a_turn_of_no_words_is_nothing_to_go_on_with() -> None:
     talk.hush(30)
     talk.say(10)
     talk.hush(3)
-    assert talk.text(2, 1, "Hello?") == [CancelBot(2, "barge-in")]
+    assert talk.text(2, 1, "Hello?") == [CancelBot(2, "barge-in", reopens=1)]
     talk.hush(5)
     assert talk.all[-1] == EndTurn(2, 1, talk.sample - 8 * 512)
     talk.text(1, 1, "")
@@ -612,7 +626,7 @@ def test_two_turns_of_no_words_make_no_bot_think() -> None:
     talk.say(20)
     talk.hush(30)
     talk.say(30)
-    assert talk.all[-1] == CancelBot(2, "barge-in")
+    assert talk.all[-1] == CancelBot(2, "barge-in", reopens=1)
     talk.hush(3)
     talk.text(2, 1, "")
     talk.hush(30)
@@ -695,7 +709,7 @@ def test_typed_text_in_mid_sentence_joins_what_was_said() -> None:
     assert talk.tell(Requested("r1", "text", True)) == [
         MayEnd(1, 1, talk.sample),
         EndTurn(1, 1, talk.sample),
-        CancelBot(2, "text"),
+        CancelBot(2, "text", reopens=1),
         StartTurn(2, "text", "r1", reopens=1),
     ]
     assert talk.hush(3) + talk.text(1, 1, "A room for") == []
@@ -708,7 +722,7 @@ def test_typed_text_under_the_bot_takes_the_speech_along_that_may_be_more_than_a
         CancelBot(2, "text"),
         MayEnd(2, 1, talk.sample),
         EndTurn(2, 1, talk.sample),
-        CancelBot(3, "text"),
+        CancelBot(3, "text", reopens=2),
         StartTurn(3, "text", "r1", reopens=2),
     ]
 
@@ -828,7 +842,6 @@ class Checked(Talk):
         match command:
             case StartTurn(turn, source, _, under_bot, reopens):
                 assert turn > self.turn
-                assert not reopens or reopens in self.ended, "only what was said can be gone on with"
                 assert not reopens or under_bot or source == "text"
                 self.under_bot |= {turn} if under_bot else set()
                 assert not self.open, "a turn was started inside another"
@@ -864,8 +877,9 @@ class Checked(Talk):
             case ResumeBot(turn):
                 assert turn == self.paused
                 self.paused = None
-            case CancelBot(fence, _):
+            case CancelBot(fence, _, reopens):
                 assert fence > self.fence
+                assert not reopens or reopens in self.ended, "only what was said can be gone on with"
                 assert fence >= self.turn
                 self.fence, self.paused = fence, None
                 assert not self.open or min(self.open) >= fence, "what the user is saying is not thrown away"
@@ -928,7 +942,7 @@ def test_no_sequence_of_events_leaves_a_turn_open_or_the_machine_stuck(
     # Time goes on: with a silent microphone that still sends, or with one that does not.
     if with_audio:
         talk.hush(5_000 // WINDOW_MS)
-    talk.wait(5_000)
+    talk.wait(7_000)
     assert not talk.open
     assert talk.paused is None
     # A bot that never answers or never ends does not hold it up for good.
