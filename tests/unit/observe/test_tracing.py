@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from rtvi_actors.config import Config, Observe
@@ -161,3 +165,33 @@ observer.close()
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """
     assert subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout == "[]\n"
+
+
+def test_spans_reach_a_collector_over_http() -> None:
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        serving = threading.Thread(target=collector.serve_forever)
+        serving.start()
+        try:
+            endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+            traces = Tracing(Observe(tracing="otlp", otlp_endpoint=endpoint), "shop")
+            traces.session("s1", "apps:Shop").session_over("idle")
+            traces.close()
+        finally:
+            collector.shutdown()
+            serving.join()
+    [(path, body)] = received
+    assert path == "/v1/traces"
+    spans = ExportTraceServiceRequest.FromString(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)
+    [span] = spans.resource_spans[0].scope_spans[0].spans
+    assert span.name == "session"
