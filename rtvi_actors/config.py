@@ -273,6 +273,8 @@ class Tts(Engine, frozen=True):
     model: str = "vits-joe"
     """A name of ``rtvi-actors models list``, or a folder. ``hibari`` has one: ``hibari-heart``."""
     threads: Positive = 1
+    max_batch: Annotated[int, Meta(ge=1, le=1)] = 1
+    """A voice speaks one piece at a time; the clauses of all sessions take turns."""
     piece_ms: Annotated[int, Meta(ge=40, le=2_000)] = 370
     """Audio per vocoder step."""
 
