@@ -278,7 +278,7 @@ async def test_a_flood_of_audio_is_bounded_and_the_session_goes_on(shared_app: A
 
 
 async def test_many_questions_at_once_are_remembered_and_the_last_one_is_answered(shared_app: Any, connected: Any) -> None:
-    questions = [f"question-{number}" for number in range(20)]
+    questions = [f"question-{number}" for number in range(12)]
     async with connected(shared_app.ws_url) as client:
         for question in questions:
             client.send_text(question)
@@ -288,6 +288,18 @@ async def test_many_questions_at_once_are_remembered_and_the_last_one_is_answere
         answer = "".join(received.data["text"] for received in client.messages[behind:] if received.type == "bot-llm-text")
         assert [word for word in answer.split() if word in questions] == questions
         assert complaints(client) == []
+
+
+async def test_more_questions_at_once_than_can_wait_are_refused_one_by_one(
+    shared_app: Any, connected: Any, answered: Answered
+) -> None:
+    async with connected(shared_app.ws_url) as client:
+        for number in range(60):
+            client.send_text(f"question-{number}")
+        await client.wait(lambda received: received.type == "error-response" and "texts wait already" in received.data["error"])
+        await _typed_until_answered(client, "still there")
+        assert all("texts wait already" in told.data["error"] for told in complaints(client))
+        assert not client.closed
 
 
 async def test_a_message_far_beyond_the_limit_ends_its_own_session_only(
