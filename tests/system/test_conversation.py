@@ -153,6 +153,31 @@ async def test_typed_text_interrupts_too(app: Any, connected: Any) -> None:
         assert rms(b"".join(between)) <= AUDIBLE_RMS, "no sound of the old turn"
 
 
+async def test_words_are_marked_as_they_are_spoken_and_no_further_than_the_interruption(app: Any, connected: Any) -> None:
+    async with connected(app.ws_url) as client:
+        first = client.send_text("Tell me a long story about the sea.")
+        start = client.messages.index(await _bot_speaks(client, first.first_message))
+        while sum(message.type == "bot-tts-text" for message in client.messages) < 5:
+            await client.wait_type("bot-tts-text", start=len(client.messages))
+        second = client.send_text("Stop. What is two and two?")
+        interrupted = client.messages.index(await client.wait_type("bot-interrupted", 30, second.first_message))
+        await client.wait_type("bot-stopped-speaking", start=interrupted + 3)
+        outputs = [message for message in client.messages[start:interrupted] if message.type == "bot-output"]
+        marked: dict[int, str] = {}
+        for message in outputs:
+            told = message.data["spoken_progress"]
+            segment, before = message.data["segment_id"], marked.get(message.data["segment_id"], "")
+            assert told["accumulated_text"] + told["remaining_text"] == message.data["text"]
+            assert told["accumulated_text"].startswith(before)
+            assert (message.data["spoken_status"] == "new") == (segment not in marked) == (told["accumulated_text"] == "")
+            marked[segment] = told["accumulated_text"]
+        one_by_one = [message for message in client.messages[start:interrupted] if message.type == "bot-tts-text"]
+        assert " ".join(marked.values()).split() == [message.data["text"] for message in one_by_one]
+        assert len(one_by_one) >= 5
+        # As they are spoken, not in a heap at the end of the clause.
+        assert one_by_one[-1].at_ns - one_by_one[0].at_ns > 500_000_000
+
+
 async def test_two_sessions_do_not_mix(app: Any, connected: Any, utterances: Any) -> None:
     left, right = utterances[1], utterances[2]
     async with connected(app.ws_url, microphone=True) as one, connected(app.ws_url, microphone=True) as other:
