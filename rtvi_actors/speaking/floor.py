@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from rtvi_actors.speaking.events import WINDOW_MS
+from rtvi_actors.speaking.events import SAMPLE_RATE_HZ, WINDOW_MS, WINDOW_SAMPLES, SpeechWindow
 
 if TYPE_CHECKING:
     from rtvi_actors.config import Speaking, UnderBot
 
-MAX_PAUSES = 64
+_SAMPLES_PER_MS: Final = SAMPLE_RATE_HZ // 1_000
+MAX_PAUSES: Final = 64
 """Pauses of a turn that are remembered."""
+MAX_REOPENED: Final = 8
+"""Turns that may become one message."""
+REACTION_MS: Final = 250
+"""Who begins to speak within this of the bot's first sound does not answer it: nobody reacts so fast."""
 
 
 @dataclass(slots=True, eq=False)
@@ -125,3 +130,55 @@ class BotTurn:
     """What the user said to it; None for a turn without speech."""
     told: bool = True
     """The edge said so; otherwise it is what must come."""
+
+    def gone_on_with(self, onset_ms: int, within_ms: int) -> Said | None:
+        """The turn that somebody goes on with who says or types something at ``onset_ms``; None: it is something new."""
+        said = self.said
+        if said is None or self.state == "silent" or not within_ms or len(said.chain()) >= MAX_REOPENED:
+            return None
+        if self.state == "speaking":
+            return said if onset_ms <= min(self.since_ms + REACTION_MS, said.ended_ms + within_ms) else None
+        # As long as its words are not known, nobody can have answered them.
+        return said if said.text is None or onset_ms <= said.ended_ms + within_ms else None
+
+    def was_heard(self, until_ms: int, within_ms: int) -> bool:
+        """Whether the user has heard all of it, or more than ``within_ms`` by ``until_ms``."""
+        return self.state == "silent" or (self.state == "speaking" and until_ms - self.since_ms > within_ms)
+
+
+@dataclass(slots=True, eq=False)
+class Ear:
+    """What the latest windows of the microphone held."""
+
+    run: int = 0
+    """Speech windows in a row, up to the last window ..."""
+    run_from: int = 0
+    """... and the first sample of theirs."""
+    last_window_ms: int = 0
+    last_sample: int = 0
+    ended_sample: int = 0
+    """Speech up to here belongs to an earlier turn."""
+
+    def hear(self, window: SpeechWindow, now_ms: int) -> None:
+        """Take the next window."""
+        self.last_window_ms = now_ms
+        self.last_sample = window.first_sample + WINDOW_SAMPLES
+        if window.speech and self.run == 0:
+            self.run_from = window.first_sample
+        self.run = self.run + 1 if window.speech else 0
+
+    def forget(self, ended_sample: int) -> None:
+        """A turn is over that ended with ``ended_sample``."""
+        self.run, self.ended_sample = 0, ended_sample
+
+    def from_sample(self, pre_roll_ms: int) -> int:
+        """Where a turn begins that this run opens: before it, but with nothing that an earlier turn has had.
+
+        Sample counts may jump, hence the lower bound by the onset.
+        """
+        pre_roll = self.run_from - pre_roll_ms * _SAMPLES_PER_MS
+        return max(0, min(self.run_from, max(pre_roll, self.ended_sample)))
+
+    def pause_ms(self, speech_end: int) -> int:
+        """How long the silence was between ``speech_end`` and this run."""
+        return (self.run_from - speech_end) // _SAMPLES_PER_MS

@@ -31,9 +31,7 @@ from rtvi_actors.speaking import barge_in
 from rtvi_actors.speaking.backchannels import Backchannels, count_words
 from rtvi_actors.speaking.endpointing import has_words, how_finished, wait_ms
 from rtvi_actors.speaking.events import (
-    SAMPLE_RATE_HZ,
     WINDOW_MS,
-    WINDOW_SAMPLES,
     AskEnd,
     BotStateSeen,
     CancelBot,
@@ -55,13 +53,10 @@ from rtvi_actors.speaking.events import (
     TranscriptSeen,
     WakeAt,
 )
-from rtvi_actors.speaking.floor import BotTurn, Said, UserTurn
+from rtvi_actors.speaking.floor import BotTurn, Ear, Said, UserTurn
 
-_SAMPLES_PER_MS: Final = SAMPLE_RATE_HZ // 1_000
 MAX_REQUESTS: Final = 16
 """Turn requests that wait; one more is refused."""
-MAX_REOPENED: Final = 8
-"""Turns that may become one message."""
 LOG_ENTRIES: Final = 512
 THINKING_LIMIT_MS: Final = 30_000
 """A turn of the bot's that the edge says nothing about for this long is given up: cancelled, for everybody."""
@@ -69,8 +64,6 @@ ANSWER_LIMIT_MS: Final = 1_800_000
 """The same once the edge said that the bot thinks or speaks. Longer than any answer, since the edge will say when it is over."""
 JUDGE_LIMIT_MS: Final = 100
 """How long an end-of-turn model may take; then the rules judge."""
-REACTION_MS: Final = 250
-"""Who begins to speak within this of the bot's first sound does not answer it: nobody reacts so fast."""
 
 
 class TurnMachine:
@@ -88,14 +81,7 @@ class TurnMachine:
         self._user: UserTurn | None = None
         self._bot = BotTurn()
         self._requests: deque[Requested] = deque()
-        self._run = 0
-        """Speech windows in a row, up to the last window ..."""
-        self._run_from = 0
-        """... and the first sample of theirs."""
-        self._last_window_ms = 0
-        self._last_sample = 0
-        self._ended_sample = 0
-        """Speech up to here belongs to an earlier turn."""
+        self._ear = Ear()
         self._wake_ms: int | None = None
         self._out: list[Command] = []
         self._log: deque[LogEntry] = deque(maxlen=LOG_ENTRIES)
@@ -136,18 +122,11 @@ class TurnMachine:
     # ------------------------------------------------------------------------------------------------------ what is heard
 
     def _hear(self, window: SpeechWindow, now_ms: int) -> None:
-        self._last_window_ms = now_ms
-        self._last_sample = window.first_sample + WINDOW_SAMPLES
-        if not window.speech:
-            self._run = 0
-        else:
-            if self._run == 0:
-                self._run_from = window.first_sample
-            self._run += 1
+        self._ear.hear(window, now_ms)
         user = self._user
         if user is None:
             rules = barge_in.rules_of(self._bot.state, self._settings)
-            if self._run >= (self._settings if rules is None else rules).start_windows:
+            if self._ear.run >= (self._settings if rules is None else rules).start_windows:
                 self._open(now_ms)
         elif window.speech:
             self._hear_speech(user, now_ms)
@@ -158,59 +137,46 @@ class TurnMachine:
 
     def _open(self, now_ms: int) -> None:
         self._turn += 1
-        rules = barge_in.rules_of(self._bot.state, self._settings)
+        settings, rules = self._settings, barge_in.rules_of(self._bot.state, self._settings)
         user = UserTurn(
             turn=self._turn,
             rules=rules,
             over_speech=self._bot.state == "speaking",
             opened_ms=now_ms,
             last_speech_ms=now_ms,
-            speech_end=self._last_sample,
-            speech_windows=self._run,
-            before=self._goes_on_with(now_ms - (self._run - 1) * WINDOW_MS),
+            speech_end=self._ear.last_sample,
+            speech_windows=self._ear.run,
+            before=self._bot.gone_on_with(now_ms - (self._ear.run - 1) * WINDOW_MS, settings.reopen_within_ms),
             confirmed=rules is None,
         )
         self._user = user
-        # Pre-roll, but nothing that an earlier turn has had. Sample counts may jump, hence the lower bound by the onset.
-        pre_roll = self._run_from - self._settings.pre_roll_ms * _SAMPLES_PER_MS
-        from_sample = max(0, min(self._run_from, max(pre_roll, self._ended_sample)))
         reopens = user.before.turn if user.before is not None else 0
         self._out += [
             StartTurn(self._turn, "speech", under_bot=rules is not None, reopens=reopens),
-            ForwardAudio(self._turn, from_sample),
+            ForwardAudio(self._turn, self._ear.from_sample(settings.pre_roll_ms)),
         ]
         self._weigh_speech(user, now_ms)
-
-    def _goes_on_with(self, onset_ms: int) -> Said | None:
-        """The turn that somebody goes on with who says or types something at ``onset_ms``."""
-        bot, said, within_ms = self._bot, self._bot.said, self._settings.reopen_within_ms
-        if said is None or bot.state == "silent" or not within_ms or len(said.chain()) >= MAX_REOPENED:
-            return None
-        if bot.state == "speaking":
-            return said if onset_ms <= min(bot.since_ms + REACTION_MS, said.ended_ms + within_ms) else None
-        # As long as its words are not known, nobody can have answered them.
-        return said if said.text is None or onset_ms <= said.ended_ms + within_ms else None
 
     def _hear_speech(self, user: UserTurn, now_ms: int) -> None:
         """Speech inside a turn. Behind a silence it takes as many windows as at an onset; a single one only delays the end."""
         if user.waiting:
-            if self._run < user.start_windows(self._settings):
+            if self._ear.run < user.start_windows(self._settings):
                 return
             self._out.append(Resumed(user.turn, user.attempt))
-            user.went_on((self._run_from - user.speech_end) // _SAMPLES_PER_MS)
-            user.speech_windows += self._run
+            user.went_on(self._ear.pause_ms(user.speech_end))
+            user.speech_windows += self._ear.run
         else:
             user.speech_windows += 1
         user.silent_windows = 0
-        user.last_speech_ms, user.speech_end = now_ms, self._last_sample
+        user.last_speech_ms, user.speech_end = now_ms, self._ear.last_sample
         self._weigh_speech(user, now_ms)
 
     def _try_to_end(self, user: UserTurn, now_ms: int) -> None:
         """A new attempt. It takes the silence along that is there: voiceless endings hide in it."""
-        self._run = 0  # where the microphone stopped in mid-speech, the run is over too
+        self._ear.run = 0  # where the microphone stopped in mid-speech, the run is over too
         user.attempt += 1
         user.attempt_ms, user.waiting, user.text = now_ms, True, None
-        self._out.append(MayEnd(user.turn, user.attempt, self._last_sample))
+        self._out.append(MayEnd(user.turn, user.attempt, self._ear.last_sample))
 
     def _read(self, transcript: TranscriptSeen, now_ms: int) -> None:
         user, bot = self._user, self._bot
@@ -282,9 +248,8 @@ class TurnMachine:
                 user.speech_windows = 0
 
     def _confirm(self, user: UserTurn, reason: str, now_ms: int) -> None:
-        bot = self._bot
-        unpaused = bot.state == "speaking" and user.paused_turn is None
-        if bot.state == "silent" or (unpaused and now_ms - bot.since_ms > self._settings.reopen_within_ms):
+        since_ms = now_ms if user.paused_turn is None else user.paused_ms
+        if self._bot.was_heard(since_ms, self._settings.reopen_within_ms):
             user.before = None  # it has been answered
         user.confirmed, user.paused_turn = True, None
         self._cancel(user.turn, reason, user.before)
@@ -316,7 +281,7 @@ class TurnMachine:
             self._confirm(user, reason, now_ms)
         if user is not None:
             self._end(user, now_ms)
-        return self._goes_on_with(now_ms)
+        return self._bot.gone_on_with(now_ms, self._settings.reopen_within_ms)
 
     def _begin(self, request: Requested, said: Said | None, now_ms: int) -> None:
         self._turn += 1
@@ -332,8 +297,7 @@ class TurnMachine:
             self._try_to_end(user, now_ms)
         self._out.append(EndTurn(user.turn, user.attempt, user.speech_end))
         self._user = None
-        self._run = 0
-        self._ended_sample = user.speech_end
+        self._ear.forget(user.speech_end)
         if user.paused_turn is not None:
             self._out.append(ResumeBot(user.paused_turn))
         said = Said(user.turn, user.attempt, now_ms, user.text, user.before)
@@ -366,8 +330,8 @@ class TurnMachine:
     def _deadline(self, user: UserTurn) -> int:
         """When something must happen to the turn if nothing is heard until then."""
         settings = self._settings
-        if not user.waiting or self._run > 0:  # in speech, or perhaps again: the next window will tell
-            at_ms = self._last_window_ms + settings.missing_audio_ms
+        if not user.waiting or self._ear.run > 0:  # in speech, or perhaps again: the next window will tell
+            at_ms = self._ear.last_window_ms + settings.missing_audio_ms
         elif user.confirmed:
             probability = None if user.text is None else user.probability
             at_ms = user.last_speech_ms + wait_ms(probability, settings, longest_pause_ms=max(user.pauses_ms, default=0))

@@ -33,10 +33,10 @@ from rtvi_actors.speaking.events import (
     TranscriptSeen,
     WakeAt,
 )
+from rtvi_actors.speaking.floor import MAX_REOPENED
 from rtvi_actors.speaking.turn import (
     JUDGE_LIMIT_MS,
     LOG_ENTRIES,
-    MAX_REOPENED,
     MAX_REQUESTS,
     THINKING_LIMIT_MS,
     TurnMachine,
