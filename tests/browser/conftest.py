@@ -40,24 +40,39 @@ DEADLINE_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def launch() -> Iterator[Callable[..., Any]]:
-    """``launch(*flags)``: a Chromium with these flags, the same one for a module's tests. Each page has a context of its own."""
+def browsers() -> Iterator[Callable[..., Any]]:
+    """``browsers(*flags)``: a Chromium with these flags, the same one for a module's tests."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("needs chromium: `make test` installs it where it may")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     with playwright.sync_playwright() as driver:
-        browsers: dict[tuple[str, ...], Any] = {}
+        running: dict[tuple[str, ...], Any] = {}
 
         def start(*flags: str) -> Any:
-            if flags not in browsers:
+            if flags not in running:
                 arguments = [*FLAGS, *sandbox, *flags]
-                browsers[flags] = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
-            return browsers[flags]
+                running[flags] = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
+            return running[flags]
 
         yield start
-        for browser in browsers.values():
+        for browser in running.values():
             browser.close()
+
+
+@pytest.fixture
+def launch(browsers: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """``launch(*flags)``: a Chromium with these flags, whose pages are closed after the test."""
+    used = []
+
+    def start(*flags: str) -> Any:
+        used.append(browsers(*flags))
+        return used[-1]
+
+    yield start
+    for browser in used:
+        for context in browser.contexts:
+            context.close()
 
 
 @dataclass
