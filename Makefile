@@ -81,12 +81,11 @@ $(STAMPS)/browser: $(wildcard tests/browser/*.json tests/browser/*.js tests/brow
 
 # The page at /. Without Node the server says there how to build it, and all else works.
 console:  ## build the web page that the server shows at /
-	@$(MAKE) --no-print-directory --quiet $(STAMPS)/console || echo "no console: its page will say how to build it, all else works" >&2
+	@$(MAKE) --no-print-directory --quiet $(CONSOLE)/dist/index.html || echo "no console: its page will say how to build it, all else works" >&2
 
-$(STAMPS)/console: $(wildcard $(addprefix $(CONSOLE)/,*.json *.js src/*))
+$(CONSOLE)/dist/index.html: $(wildcard $(addprefix $(CONSOLE)/,*.json *.js src/*))
 	@command -v npm >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="nodejs npm"
 	cd $(CONSOLE) && npm install --no-save --no-audit --no-fund --loglevel=error && npm run --silent build
-	@mkdir -p $(STAMPS) && touch $@
 
 # Pipecat's evaluation harness, in a Python of its own: its requirements do not fit ours. Without it those tests are skipped.
 harness: $(STAMPS)/python
