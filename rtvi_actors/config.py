@@ -188,7 +188,7 @@ class Speaking(Section, frozen=True):
     """Who says how likely the user has finished: ``rules``, or a model of yours, ``module:Class`` (``speaking/end_of_turn.py``)."""
     short_wait_ms: Positive = 200
     """Endpointing: silence that ends the turn when its transcript reads as finished ..."""
-    middle_wait_ms: Positive = 500
+    middle_wait_ms: Positive = 600
     """... when it may be finished or not ..."""
     long_wait_ms: Positive = 800
     """... and when it is not, or there is none yet."""

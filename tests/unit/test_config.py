@@ -45,7 +45,7 @@ def test_what_crosses_to_the_actors_comes_back_the_same() -> None:
         ({"edge": {"public_url": "voice.example.org"}}, ["edge.public_url = 'voice.example.org'", "https"]),
         ({"scheduler": {"warm_groups": 0}}, ["scheduler.warm_groups = 0", ">= 1"]),
         ({"edge": {"port": 70_000}}, ["edge.port = 70000", "65535"]),
-        ({"speaking": {"short_wait_ms": 900}}, ["speaking.short_wait_ms = 900", "speaking.middle_wait_ms = 500"]),
+        ({"speaking": {"short_wait_ms": 900}}, ["speaking.short_wait_ms = 900", "speaking.middle_wait_ms = 600"]),
         ({"scheduler": {"sessions_per_group": 2, "warm_groups": 1}}, ["max_sessions = 4", "= 2"]),
         ({"stt": {"language": "german!"}}, ["stt.language = 'german!'", "auto"]),
         ({"llm": {"backend": "openai"}}, ["llm.base_url = ''", "http://", "for instance"]),

@@ -217,7 +217,7 @@ def test_who_may_have_finished_is_given_some_time() -> None:
     talk.say(20)
     talk.hush(3)
     talk.text(1, 1, "What is the time")
-    assert talk.wait(500 - 3 * WINDOW_MS - 1) == []
+    assert talk.wait(600 - 3 * WINDOW_MS - 1) == []
     assert talk.wait(1) == [EndTurn(1, 1, 20 * 512)]
 
 
@@ -662,7 +662,7 @@ def asked() -> Talk:
     return talk
 
 
-@pytest.mark.parametrize(("probability", "wait_ms"), [(1.0, 200), (0.5, 500), (0.0, 800), (None, 200)])
+@pytest.mark.parametrize(("probability", "wait_ms"), [(1.0, 200), (0.5, 600), (0.0, 800), (None, 200)])
 def test_a_model_says_how_long_to_wait(probability: float | None, wait_ms: int) -> None:
     talk = asked()
     talk.tell(EndJudged(1, 2, probability))
