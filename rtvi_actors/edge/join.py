@@ -18,10 +18,10 @@ the playout when it was sent, or here when it left or was dropped.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
+from rtvi_actors.edge.held_turn import AnswerFrame, HeldTurn, credit_of
 from rtvi_actors.edge.late_words import LateWords
 from rtvi_actors.edge.playout import AnswerOpened, Grant, Heard, PlayoutEvent
 from rtvi_actors.frames.types import (
@@ -59,8 +59,6 @@ from rtvi_actors.rtvi.events import (
 MAX_TYPED = 64
 """Typed texts that wait for their turn. Beyond it the oldest is not echoed to the client; it is answered all the same."""
 
-AnswerFrame: TypeAlias = LlmStarted | LlmText | LlmEnded | Clause | BotAudio | Marks | AudioEnded
-
 
 @dataclass(frozen=True, slots=True)
 class Typed:
@@ -83,39 +81,11 @@ Output: TypeAlias = Event | Play | Grant
 """Event: to the translator. All to be executed in order."""
 
 
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """What is known of a turn that is not over."""
-
-    number: int
-    source: str = ""
-    hidden: bool = False
-    """Opened under the bot's speech, and no Cancel came yet."""
-    told: bool = False
-    """Its user-started was sent."""
-    attempt: int = 0
-    partial: str = ""
-    """The latest words that are not final."""
-    final: str | None = None
-    """The transcript of ``attempt``."""
-    ended: int | None = None
-    """The attempt that TurnEnded named."""
-    joined: bool = False
-    paused: bool = False
-    held: list[AnswerFrame] = field(default_factory=list)
-    """The answer before the join."""
-    answering: bool = False
-    clauses: set[int] = field(default_factory=set)
-    audio: deque[BotAudio | Marks | AudioEnded] = field(default_factory=deque)
-    """Of clauses that are not here yet."""
-    reopens: int = 0
-
-
 class Join:
     """What has arrived of a session's turns, and what of it may be told."""
 
     def __init__(self) -> None:
-        self._turns: dict[int, _Turn] = {}
+        self._turns: dict[int, HeldTurn] = {}
         self._fence = 0
         self._newest = 0
         """The last turn that started. Numbers rise, so one up to it that is not in ``_turns`` is over."""
@@ -133,7 +103,7 @@ class Join:
                 return self._type(event)
             case Heard():
                 turn = self._turns.pop(event.turn, None)
-                return [] if turn is None else _dropped([*turn.held, *turn.audio])
+                return [] if turn is None else [*credit_of([*turn.held, *turn.audio])]
             case Error():
                 return self._fail(event)
             case Pause() | Resume():
@@ -160,16 +130,16 @@ class Join:
         """Whether nothing more comes of ``turn``, which was or will be started."""
         return turn < self._fence or (turn <= self._newest and turn not in self._turns)
 
-    def _turn(self, number: int) -> _Turn | None:
+    def _turn(self, number: int) -> HeldTurn | None:
         """The turn ``number``, made when it is new; None when it is over or below the fence."""
         turn = self._turns.get(number)
         if turn is None and number > self._newest and number >= self._fence:
-            turn = self._turns[number] = _Turn(number)
+            turn = self._turns[number] = HeldTurn(number)
         return turn
 
     # The user's part
 
-    def _user(self, turn: _Turn, frame: TurnStarted | SpeechResumed | TurnEnded | Transcript) -> list[Output]:
+    def _user(self, turn: HeldTurn, frame: TurnStarted | SpeechResumed | TurnEnded | Transcript) -> list[Output]:
         match frame:
             case TurnStarted():
                 return self._start(turn, frame)
@@ -182,7 +152,7 @@ class Join:
             case Transcript():
                 return self._transcribe(turn, frame)
 
-    def _start(self, turn: _Turn, frame: TurnStarted) -> list[Output]:
+    def _start(self, turn: HeldTurn, frame: TurnStarted) -> list[Output]:
         self._newest = max(self._newest, turn.number)
         turn.source = frame.source
         turn.hidden = frame.under_bot
@@ -196,7 +166,7 @@ class Join:
         turn.told = True
         return [UserStarted(turn.number), *self._tell_transcript(turn)]
 
-    def _transcribe(self, turn: _Turn, frame: Transcript) -> list[Output]:
+    def _transcribe(self, turn: HeldTurn, frame: Transcript) -> list[Output]:
         if turn.joined:
             return []
         if not frame.final:
@@ -210,22 +180,22 @@ class Join:
             return [*outputs, *self._try_join(turn)]
         return [*outputs, *self._tell_transcript(turn)]
 
-    def _tell_transcript(self, turn: _Turn) -> list[Output]:
+    def _tell_transcript(self, turn: HeldTurn) -> list[Output]:
         """What the turn's words are so far, as not final."""
         text = turn.partial if turn.final is None else turn.final
         return [UserText(turn.number, text, final=False)] if turn.told and text.strip() else []
 
-    def _supersede(self, turn: _Turn, attempt: int) -> list[Output]:
+    def _supersede(self, turn: HeldTurn, attempt: int) -> list[Output]:
         """The turn is at ``attempt`` now; what came of earlier ones is void."""
         if attempt <= turn.attempt or turn.joined:
             return []
-        dropped = _dropped([frame for frame in turn.held if frame.attempt < attempt])
+        dropped: list[Output] = [*credit_of([frame for frame in turn.held if frame.attempt < attempt])]
         turn.held = [frame for frame in turn.held if frame.attempt >= attempt]
         turn.attempt = attempt
         turn.final = None
         return dropped
 
-    def _try_join(self, turn: _Turn) -> list[Output]:
+    def _try_join(self, turn: HeldTurn) -> list[Output]:
         """Join the turn, or void it, once it is clear which."""
         if turn.hidden:
             # It ends, and no Cancel came before: nobody has heard of it.
@@ -258,9 +228,9 @@ class Join:
         user_speaks = any(turn.told and not turn.joined for turn in self._turns.values())
         return [] if user_speaks else list(self._late.tell())
 
-    def _void(self, turn: _Turn) -> list[Output]:
+    def _void(self, turn: HeldTurn) -> list[Output]:
         del self._turns[turn.number]
-        return _dropped(turn.held)
+        return [*credit_of(turn.held)]
 
     def _type(self, typed: Typed) -> list[Output]:
         if not typed.run:
@@ -275,14 +245,14 @@ class Join:
     def _answer(self, frame: AnswerFrame) -> list[Output]:
         turn = self._turn(frame.turn)
         if turn is None or frame.attempt < turn.attempt:
-            return _dropped([frame])
+            return [*credit_of([frame])]
         if turn.joined:
             return self._tell(turn, frame)
         outputs = self._supersede(turn, frame.attempt)
         turn.held.append(frame)
         return outputs
 
-    def _commit(self, turn: _Turn) -> list[Output]:
+    def _commit(self, turn: HeldTurn) -> list[Output]:
         """Let out what was held of the answer."""
         turn.joined = True
         outputs: list[Output] = [Play(AnswerOpened(turn.number))]
@@ -301,13 +271,13 @@ class Join:
         turn.paused = isinstance(frame, Pause)
         return [Play(frame)] if turn.joined else []
 
-    def _tell(self, turn: _Turn, frame: AnswerFrame) -> list[Output]:
+    def _tell(self, turn: HeldTurn, frame: AnswerFrame) -> list[Output]:
         match frame:
             case LlmStarted():
                 turn.answering = True
                 return [AnswerStarted(turn.number, frame.user_text, said=turn.source == "say")]
             case LlmText():
-                return [AnswerText(turn.number, frame.text), *_dropped([frame])]
+                return [AnswerText(turn.number, frame.text), *credit_of([frame])]
             case Clause():
                 turn.clauses.add(frame.clause)
                 told = AnswerClause(turn.number, frame.clause, frame.text, frame.spoken)
@@ -318,14 +288,14 @@ class Join:
                 turn.audio.append(frame)
                 return self._play_audio(turn)
 
-    def _play_audio(self, turn: _Turn) -> list[Output]:
+    def _play_audio(self, turn: HeldTurn) -> list[Output]:
         """Audio in its order, as far as its clauses are here."""
         outputs: list[Output] = []
         while turn.audio and turn.audio[0].clause in turn.clauses:
             outputs.append(Play(turn.audio.popleft()))
         return outputs
 
-    def _end_answer(self, turn: _Turn) -> list[Output]:
+    def _end_answer(self, turn: HeldTurn) -> list[Output]:
         was_answering, turn.answering = turn.answering, False
         return [AnswerEnded(turn.number)] if was_answering else []
 
@@ -352,7 +322,7 @@ class Join:
                 outputs += [Interrupted(turn.number), *self._end_answer(turn)]
         outputs.append(Play(cancel))
         for turn in below:
-            outputs += _dropped([*turn.held, *turn.audio])
+            outputs += credit_of([*turn.held, *turn.audio])
         if new is not None and revealed:
             outputs += self._tell_transcript(new)
         return outputs
@@ -362,15 +332,3 @@ class Join:
         if 0 < error.turn < self._fence and error.turn not in self._late:
             return []
         return [Failure(error.text, fatal=error.scope in ("session", "cluster"))]
-
-
-def _dropped(frames: list[AnswerFrame]) -> list[Output]:
-    """Give back the credit of frames that are used up, or will not be."""
-    audio = sum(len(frame.pcm) for frame in frames if isinstance(frame, BotAudio))
-    text = sum(len(frame.text.encode()) for frame in frames if isinstance(frame, LlmText))
-    outputs: list[Output] = []
-    if audio:
-        outputs.append(Grant("tts", "bot_audio", audio))
-    if text:
-        outputs.append(Grant("llm", "text", text))
-    return outputs
