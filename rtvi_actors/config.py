@@ -197,7 +197,8 @@ class Speaking(Section, frozen=True):
     when_thinking: WhenThinking = field(default_factory=WhenThinking)
     when_speaking: WhenSpeaking = field(default_factory=WhenSpeaking)
     backchannels: list[str] = field(default_factory=lambda: list(BACKCHANNELS))
-    """Words and phrases that do not interrupt a bot that speaks; none: all do. While it is silent they are answers like any other."""
+    """Words and phrases that do not interrupt a bot that speaks; none: all do. While it is silent they are answers like any
+    other."""
     missing_audio_ms: Positive = 1_500
     """A microphone that delivers nothing for this long in mid-speech ends the turn."""
     max_turn_ms: Positive = 120_000
@@ -260,7 +261,8 @@ class Llm(Engine, frozen=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
     """0 decodes greedily."""
     repetition_penalty: Annotated[float, Meta(ge=1, le=2)] = 1.2
-    """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it. Not sent to ``openai``."""
+    """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it. Not sent to
+    ``openai``."""
     speculate: bool = True
     """Start on the transcript before the turn is committed. Nothing is audible or remembered before the commit."""
 

@@ -196,7 +196,15 @@ class TestReopened:
     GOES_ON = started(2, under_bot=True, reopens=1)
 
     def test_the_words_of_both_are_one_message(self) -> None:
-        frames = [started(1), words(1, 1, "a room "), ended(1, 1), self.GOES_ON, cancel(2, 1), played(1, 0), words(2, 1, "for two.")]
+        frames = [
+            started(1),
+            words(1, 1, "a room "),
+            ended(1, 1),
+            self.GOES_ON,
+            cancel(2, 1),
+            played(1, 0),
+            words(2, 1, "for two."),
+        ]
         assert run([*frames, ended(2, 1)]) == [
             begin(1, 1, "a room ", committed=False),
             Commit(1, 1, "a room "),
