@@ -337,6 +337,9 @@ class Talk:
     async def murmur(self, ms: int) -> None:
         await self._sound(MURMUR, ms)
 
+    async def keep_quiet(self, ms: int) -> None:
+        await self._sound(0, ms)
+
     def recorded(self, *sounds_ms: int) -> list[str]:
         """What the client recorded before it was connected, all at once: sentences with silence behind each, which is negative."""
         words = []
@@ -549,6 +552,47 @@ def test_wherever_it_ends_nothing_is_left(monkeypatch: pytest.MonkeyPatch, seed:
             talk.hang_up()
 
     run(monkeypatch, Talk(seed, lag_s=0.15, fail=0.03, late=0.1), part)
+
+
+@pytest.mark.parametrize("ms", [100, 300, 600, 900])
+@pytest.mark.parametrize("sound", ["cough", "murmur"])
+def test_who_only_listens_hears_everything(monkeypatch: pytest.MonkeyPatch, sound: str, ms: int) -> None:
+    """Coughs and backchannels hold the bot up for a moment. It goes on where it stopped, and nobody is told of them."""
+    text = "A long sentence about nothing at all. " * 10
+
+    def listen(sound: str) -> int:
+        async def part(talk: Talk) -> None:
+            said = talk.say(text)
+            for _ in range(5):
+                await asyncio.sleep(1.1)
+                await getattr(talk, sound)(ms)
+            assert await talk.until(said.done, 30)
+            assert await talk.until(lambda: not talk.waiting(), 10)
+            assert {"user-started-speaking", "user-transcription", "bot-interrupted"}.isdisjoint(kind for kind, _ in talk.got)
+            assert words_told(talk.got) == text.split()
+            assert [message.text for message in talk.answers()] == [text.strip()]
+
+        talk = Talk(1, lag_s=0.003)
+        run(monkeypatch, talk, part)
+        return sum(data for kind, data in talk.got if kind == "audio")
+
+    assert listen(sound) == listen("keep_quiet")
+
+
+def test_a_yes_behind_the_question_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said a little early, over the last of the bot's words."""
+
+    async def part(talk: Talk) -> None:
+        said = talk.say("Would you like to have your breakfast in your room?")
+        await talk.until(lambda: any(kind == "bot-started-speaking" for kind, _ in talk.got), 5)
+        await asyncio.sleep(0.9)
+        await talk.murmur(300)
+        assert await talk.until(said.done, 5)
+        assert await talk.until(lambda: any(kind == "bot-llm-stopped" for kind, _ in talk.got), 5)
+        assert [data["text"] for kind, data in talk.got if kind == "user-llm-text"] == ["Mhm."]
+        await talk.check()
+
+    run(monkeypatch, Talk(1, lag_s=0.003), part)
 
 
 def words_in(text: str) -> list[str]:
