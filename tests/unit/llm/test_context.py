@@ -63,6 +63,18 @@ def test_heard_text_keeps_contractions_whole() -> None:
     assert heard_text(["I don't know."], 0, 5) == "I"
 
 
+def test_a_message_that_a_later_one_takes_in_is_taken_back() -> None:
+    context = Context("")
+    context.append_user(1, "I want a room.")
+    context.append_heard(1, ["Sure, when?"], 0, 5, interrupted=True)
+    context.append_note("page 2")
+    context.withdraw_user(1)
+    context.append_user(2, "I want a room. For two.")
+    assert shown(context) == [("assistant", "Sure,"), ("user", "page 2\nI want a room. For two.")]
+    context.withdraw_user(7)
+    assert len(context.history) == 3
+
+
 def test_an_answer_of_which_nothing_was_heard_leaves_no_message() -> None:
     context = Context("")
     context.append_user(1, "Tell me a story.")
