@@ -8,17 +8,17 @@ which word each part of it belongs to:
 * The words read alone and the text as it was read are compared word by word. Where more than a sound differs ("$5 million" is read
   "five million dollars"), the words in question become a *group* that begins and ends together.
 * What was read and its phonemes are taken between one punctuation mark and the next. As many words as runs of phonemes: one each.
-  Otherwise the phonemes are compared with those of the words alone, which finds the "ðə" in "ʌvðə".
-
-A place in the phonemes is never guessed by length, except where a single sound belongs to neither of two neighbours for certain.
+  Otherwise the phonemes are compared with those of the words alone, which finds the "ðə" in "ʌvðə". Only if both are long and
+  nothing like each other, the words end together.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import accumulate, pairwise
 
 PUNCTUATION = ';:,.!?\u00a1\u00bf\u2014\u2026"\u00ab\u00bb\u201c\u201d'
 """What stays between phonemes, and no run of them goes on behind it."""
@@ -30,11 +30,20 @@ _STRESS = "\u02c8\u02cc"
 """Before the sound that they stress."""
 _MARKS = _STRESS + "\u02d0\u02b2\u0329\u032f"
 """No sounds of their own. Words alone are stressed otherwise than in a sentence."""
+_VOWELS = frozenset(
+    "aeiouy\u00e6\u00f8\u0153\u0250\u0251\u0252\u0254\u0259\u025a\u025b\u025c\u025d\u0268\u026a\u0275\u0289\u028a\u028c\u1d4a\u1d7b"
+)
+
+_SAME, _LESS, _MORE = 0, 1, 2
+"""Steps from one string to the other: a sound for a sound, one that is only in the first, one that is only in the second."""
+_GAP = 2
+_REACH = 8
+"""Sounds by which two places may be further apart than the strings differ in length."""
+_MOST_CHANGES = 20_000
+"""Pairs of sounds that are compared at most, beyond :data:`_REACH`: about 20 ms, for a clause of 400 characters."""
 
 Span = tuple[int, int]
 """[begin, end) in a string or list."""
-Difference = tuple[str, int, int, int, int]
-"""As ``difflib`` has them: what [begin, end) of one is in the other: equal, replace, insert or delete; and [begin, end) there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +102,10 @@ def _owners(words: list[str], tokens: list[str], read_alone: Callable[[str], str
     """For each of ``tokens`` the (first, last) word that it may belong to. Rising."""
     alone = [(token, place) for place, word in enumerate(words) for token in _TOKEN.findall(read_alone(word))]
     owners: list[Span] = []
-    for kind, begin, end, first, last in _differences(
-        [token.casefold() for token, _ in alone], [token.casefold() for token in tokens]
-    ):
+    matcher = SequenceMatcher(
+        None, [token.casefold() for token, _ in alone], [token.casefold() for token in tokens], autojunk=False
+    )
+    for kind, begin, end, first, last in matcher.get_opcodes():
         between = [place for _, place in alone[begin:end]]
         if len(between) == last - first:
             owners += [(place, place) for place in between]
@@ -123,7 +133,12 @@ def _token_spans(read: str, phonemes: str, pronounce_alone: Callable[[str], str]
     for read_stretch, stretch in zip(read_stretches, stretches, strict=True):
         tokens = [token.group() for token in _TOKEN.finditer(read, *read_stretch)]
         runs = [run.span() for run in _TOKEN.finditer(phonemes, *stretch)]
-        spans += runs if len(runs) == len(tokens) else _split(tokens, phonemes, runs, pronounce_alone)
+        if len(runs) == len(tokens):
+            spans += runs
+        else:
+            alone = [_sounds(pronounce_alone(token)) for token in tokens]
+            for own_tokens, own_runs in _unlike(alone, [_sounds(phonemes[slice(*run)]) for run in runs]):
+                spans += _split(alone[slice(*own_tokens)], phonemes, runs[slice(*own_runs)])
     return spans
 
 
@@ -131,34 +146,99 @@ def _stretches(text: str) -> list[Span]:
     return [stretch.span() for stretch in _STRETCH.finditer(text) if not stretch.group().isspace()]
 
 
-def _split(tokens: list[str], phonemes: str, runs: list[Span], pronounce_alone: Callable[[str], str]) -> list[Span]:
-    """The phonemes of ``tokens``, which are in ``runs`` but not one in each."""
+def _sounds(phonemes: str) -> str:
+    return "".join(phoneme for phoneme in phonemes if phoneme not in _MARKS and not phoneme.isspace())
+
+
+def _unlike(alone: list[str], runs: list[str]) -> Iterator[tuple[Span, Span]]:
+    """(words, runs), in order and all of them: each word that is found again as a run, and what is between those.
+
+    A word is found again by its consonants, two at least, if no other word and no other run of the stretch has just those; with as
+    many vowels, since "fə" may be "for" and "fərə" "for a".
+    """
+    words_of, runs_of = _by_consonants(alone), _by_consonants(runs)
+    word, run = 0, 0
+    for consonants, (at, *others) in words_of.items():
+        found = runs_of.get(consonants, [])
+        once = len(consonants) > 1 and not others and len(found) == 1
+        if once and found[0] >= run and len(alone[at]) == len(runs[found[0]]):
+            yield (word, at), (run, found[0])
+            yield (at, at + 1), (found[0], found[0] + 1)
+            word, run = at + 1, found[0] + 1
+    yield (word, len(alone)), (run, len(runs))
+
+
+def _by_consonants(words: list[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(words):
+        places.setdefault("".join(sound for sound in word if sound not in _VOWELS), []).append(place)
+    return places
+
+
+def _split(alone: list[str], phonemes: str, runs: list[Span]) -> list[Span]:
+    """The phonemes in ``runs`` of words that have the sounds ``alone``."""
+    if len(alone) == len(runs):
+        return runs
     sounds = [place for run in runs for place in range(*run) if phonemes[place] not in _MARKS]
-    alone, ends = "", []
-    for token in tokens:
-        alone += "".join(sound for sound in pronounce_alone(token) if not sound.isspace() and sound not in _MARKS)
-        ends.append(len(alone))
+    said = "".join(alone)
+    if not sounds or not alone:
+        return [(0, 0)] * len(alone)
+    if len(said) * abs(len(said) - len(sounds)) > _MOST_CHANGES:
+        return [(0, 0)] * (len(alone) - 1) + [(runs[0][0], runs[-1][1])]
     run_begins = {sum(place < run[0] for place in sounds) for run in runs}
-    cuts = _carry(ends, _differences(alone, "".join(phonemes[place] for place in sounds)), run_begins)
-    spans, begin = [], 0
-    for cut in [*cuts[:-1], len(sounds)]:
-        spans.append(_span(phonemes, sounds[begin:cut]) if begin < cut else (0, 0))
-        begin = cut
-    return spans
+    cuts = [0]
+    for first, last in _aligned(said, "".join(phonemes[place] for place in sounds), list(accumulate(map(len, alone)))):
+        # What is heard between two words belongs to the second one, unless a run begins later.
+        cuts.append(next((place for place in range(first, last + 1) if place in run_begins), first))
+    cuts[-1] = len(sounds)
+    return [_span(phonemes, sounds[first:last]) if first < last else (0, 0) for first, last in pairwise(cuts)]
 
 
-def _carry(places: list[int], differences: Sequence[Difference], preferred: set[int]) -> list[int]:
-    """Where rising ``places`` of one string are in the other. Inside of a difference: at a ``preferred`` place, or by length."""
-    carried = []
-    for place in places:
-        kind, begin, end, first, last = next((each for each in differences if place <= each[2]), ("equal", place, place, 0, 0))
-        if kind == "equal":
-            carried.append(first + place - begin)
-            continue
-        by_length = first + round((place - begin) * (last - first) / max(end - begin, 1))
-        nearby = [cut for cut in preferred if first <= cut <= last]
-        carried.append(min(nearby, key=lambda cut: abs(cut - by_length)) if nearby else by_length)
-    return carried
+def _aligned(one: str, other: str, places: list[int]) -> list[Span]:
+    """Where rising ``places`` between the sounds of one string are in the other: somewhere in [first, last], both included.
+
+    By the fewest changes that make one of the other, where a vowel easily becomes another vowel. Only what is about as far along
+    in both is compared.
+    """
+    moves = _changes(one, other)
+    reached = [(0, 0)] * (len(one) + 1)
+    at, to = len(one), len(other)
+    last = to
+    while at > 0 or to > 0:
+        move = moves[at][to]
+        if move != _MORE:
+            reached[at] = (to, last)
+        at, to = at - (move != _MORE), to - (move != _LESS)
+        if move != _MORE:
+            last = to
+    reached[0] = (0, last)
+    return [reached[place] for place in places]
+
+
+def _changes(one: str, other: str) -> list[dict[int, int]]:
+    """For each length of ``one`` and (nearby) of ``other`` the last step of the cheapest way from one to the other."""
+    reach = abs(len(one) - len(other)) + _REACH
+    costs = {to: to * _GAP for to in range(min(reach, len(other)) + 1)}
+    moves = [dict.fromkeys(costs, _MORE)]
+    for at, sound in enumerate(one, start=1):
+        middle = at * len(other) // len(one)
+        before, costs, row = costs, {}, {}
+        for to in range(max(middle - reach, 0), min(middle + reach, len(other)) + 1):
+            ways = [(before[to] + _GAP, _LESS)] if to in before else []
+            if to - 1 in costs:
+                ways.append((costs[to - 1] + _GAP, _MORE))
+            if to - 1 in before:
+                ways.append((before[to - 1] + _change(sound, other[to - 1]), _SAME))
+            if ways:
+                costs[to], row[to] = min(ways)
+        moves.append(row)
+    return moves
+
+
+def _change(sound: str, other: str) -> int:
+    if sound == other:
+        return 0
+    return 1 if sound in _VOWELS and other in _VOWELS else 3
 
 
 def _span(phonemes: str, sounds: list[int]) -> Span:
@@ -169,7 +249,3 @@ def _span(phonemes: str, sounds: list[int]) -> Span:
     while end < len(phonemes) and phonemes[end] in _MARKS and phonemes[end] not in _STRESS:
         end += 1
     return begin, end
-
-
-def _differences(one: list[str] | str, other: list[str] | str) -> Sequence[Difference]:
-    return SequenceMatcher(None, one, other, autojunk=False).get_opcodes()

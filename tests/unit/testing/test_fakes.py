@@ -130,3 +130,17 @@ async def test_port_cancels_its_tasks_and_keeps_their_errors():
     assert port.running == 0
     port.send("edge", Pause(turn=1))
     assert port.sent == []
+
+
+async def test_tts_tells_the_times_of_words_with_the_first_piece():
+    pieces = await all_of(Tts(Config()).stream("s1", TtsRequest(text=" Oh no, not now. ")))
+    per_character = 60 * 24
+    words = [(0, 1), (2 * per_character, 3), (3 * per_character, 4), (6 * per_character, 7), (7 * per_character, 8)]
+    assert pieces[0].marks[:5] == words
+    assert len(pieces) > 1
+    assert not any(piece.marks for piece in pieces[1:])
+
+    class Mute(Tts):
+        tells_words = False
+
+    assert not any(piece.marks for piece in await all_of(Mute(Config()).stream("s1", TtsRequest(text="Oh no."))))

@@ -104,6 +104,20 @@ def test_what_is_read_between_words_belongs_to_the_one_before() -> None:
     ]
 
 
+def test_the_same_words_again_and_again_are_not_mixed_up() -> None:
+    text = " ".join(["of the in a room for a bit"] * 4)
+    phonemes = " ".join(["ʌvðɪ ɪn ɐ ɹˈuːm fɚɹə bˈɪt"] * 4)
+    expected = ["ʌv", "ðɪ", "ɪn", "ɐ", "ɹˈuːm", "fɚɹ", "ə", "bˈɪt"] * 4
+    assert placed(text, text, phonemes) == list(zip(text.split(), expected, strict=True))
+
+
+def test_what_is_long_and_nothing_like_its_phonemes_ends_together() -> None:
+    text = " ".join(["w" * 40] * 8)
+    assert placed(text, text, "dˈʌ bəl juː") == [("w" * 40, "dˈʌ bəl juː")]
+    (sound,) = word_sounds(text, text, "dˈʌ bəl juː", str, str)
+    assert sound.end == len(text)
+
+
 def test_punctuation_parts_what_is_compared() -> None:
     phonemes = "aɪɐm, ʌvðə. ɹˈuːm"
     assert placed("I am, of the. Room", "I am, of the. Room", phonemes) == [
