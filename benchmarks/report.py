@@ -78,17 +78,20 @@ def _percent(share: float | None) -> str | None:
 
 def endpointing(run: Run) -> str:
     """Cut-offs and added wait, a row per length of the pause."""
+    everything = [{"pause_ms": None, **run["all"]}] if "all" in run else []
     rows = [
         [
-            "none" if not row["pause_ms"] else f"{row['pause_ms']} ms",
+            "all" if row["pause_ms"] is None else f"{row['pause_ms']} ms" if row["pause_ms"] else "none",
             row["cases"],
             row["cut_off"],
             row["repaired"],
             f"{_number(row['wait_p50_ms'])} / {_number(row['wait_p95_ms'])}",
         ]
-        for row in run["rows"]
+        for row in [*run["rows"], *everything]
     ]
-    return markdown(["pause in mid-sentence", "utterances", "cut off", "of these reopened", "added wait p50 / p95, ms"], rows)
+    return markdown(
+        ["pause in mid-sentence", "utterances", "cut off", "of these reopened, nothing lost", "added wait p50 / p95, ms"], rows
+    )
 
 
 def _number(value: float | None) -> str:

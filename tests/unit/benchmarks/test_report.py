@@ -71,6 +71,15 @@ def test_what_was_not_measured_is_a_dash(report: ModuleType) -> None:
     assert "EdgeActor 64.1" in text
 
 
+def test_cut_offs_by_length_of_the_pause(report: ModuleType) -> None:
+    row = {"cases": 18, "cut_off": 2, "repaired": 2, "wait_p50_ms": 240.4, "wait_p95_ms": None}
+    write(report, "endpointing", {"rows": [{"pause_ms": 0, **row}, {"pause_ms": 400, **row}], "all": row})
+    text = report.report()
+    assert "| none | 18 | 2 | 2 | 240 / - |" in text
+    assert "| 400 ms | 18 | 2 | 2 | 240 / - |" in text
+    assert "| all | 18 | 2 | 2 | 240 / - |" in text
+
+
 def test_only_the_block_of_the_readme_is_replaced(report: ModuleType) -> None:
     readme = f"# Name\n\n{report.BEGIN}\nold\n{report.END}\nrest\n"
     new = report.replaced(readme, "new")
