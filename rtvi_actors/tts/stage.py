@@ -208,30 +208,35 @@ class TtsStage:
         self._port.send("edge", failure)
 
     async def _stream(self, speech: _Speech) -> None:
-        asked_ms, compute_ns = self._port.now_ms(), 0
+        asked_ms = self._port.now_ms()
         request = TtsRequest(text=speech.clause.text)
         answer = self._client.stream(request, first_timeout_ms=self._timeout_ms, idle_timeout_ms=self._timeout_ms)
         async with aclosing(answer) as pieces:
             async for piece in pieces:
-                compute_ns = piece.compute_ns
+                self._account(speech, piece.compute_ns)
                 if piece.marks:
                     # Before the audio: how much of it is heard may have to be told with its first frame.
                     self._mark(speech, piece)
                 for pcm in speech.frames(piece.pcm):
-                    await self._send(speech, pcm, compute_ns)
+                    await self._send(speech, pcm)
         if speech.left():
-            await self._send(speech, speech.left(), compute_ns)
+            await self._send(speech, speech.left())
         self._metric(speech, "processing_ms", float(self._port.now_ms() - asked_ms))
         self._metric(speech, "characters", float(len(speech.clause.text)))
 
-    async def _send(self, speech: _Speech, pcm: bytes, compute_ns: int) -> None:
-        turn, attempt, first = speech.turn, speech.attempt, speech.sent_samples
-        frame = BotAudio(turn=turn, attempt=attempt, clause=speech.number, first_sample=first, pcm=pcm)
-        if self._heard_of != (turn, attempt):
-            # Before the audio, since the edge closes the account of the turn's latency with its first sound.
-            self._heard_of = (turn, attempt)
+    def _account(self, speech: _Speech, compute_ns: int) -> None:
+        """The figures of an answer's first piece, before anything of it is sent.
+
+        The edge closes the account of the turn's latency with its first sound, and what is written first is there first.
+        """
+        if self._heard_of != (speech.turn, speech.attempt):
+            self._heard_of = (speech.turn, speech.attempt)
             self._metric(speech, "ttfb_ms", float(self._port.now_ms() - speech.since_ms))
             self._metric(speech, "compute_ms", compute_ns / 1e6)
+
+    async def _send(self, speech: _Speech, pcm: bytes) -> None:
+        turn, attempt, first = speech.turn, speech.attempt, speech.sent_samples
+        frame = BotAudio(turn=turn, attempt=attempt, clause=speech.number, first_sample=first, pcm=pcm)
         await self._port.send_credited("edge", "bot_audio", frame, len(pcm))
         speech.sent_samples += len(pcm) // 2
 

@@ -257,6 +257,9 @@ async def test_marks_come_before_the_audio_that_they_tell_of(session):
     frames = session.port.frames("edge", BotAudio, Marks, AudioEnded)
     assert [type(frame) for frame in frames] == [Marks, BotAudio, AudioEnded]
     assert frames[0].marks == [[0, 0], [500, 3]]
+    # The figures travel on another lane. Written first, they are there before the edge closes the account of the turn.
+    kinds = [type(frame) for frame in session.port.frames("edge", Metrics, Marks, BotAudio)]
+    assert kinds[:4] == [Metrics, Metrics, Marks, BotAudio]
 
 
 async def test_close_leaves_nothing():
