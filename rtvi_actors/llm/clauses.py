@@ -3,9 +3,9 @@
 The first clause decides when the first audio comes, so it is short: it ends at the first pause (``, ; :``) or sentence end once it
 has two words, or between words after six to ten of them. Later clauses end at sentence ends, since a voice needs the whole sentence
 to sound right. But a clause must be there before what comes before it has been played: it takes about a third of the time to
-write and to synthesize that it takes to speak, more on a busy machine. So a clause that is twice as long as all before it ends at
-its next pause (beyond 120 characters in any case), and one that is four times as long between words. No clause has more than 400
-characters.
+write and to synthesize that it takes to speak, more on a busy machine. So a clause that is 1.5 times as long as all before it ends
+at its next pause (beyond 120 characters in any case), and one that is 2.5 times as long between words. No clause has more than
+400 characters.
 
 A cut is only made where white space (or a CJK mark) stands and the character behind it is known. So numbers, URLs and ``...`` stay
 whole, and the clauses do not depend on how the text arrived in pieces.
@@ -23,11 +23,11 @@ MAX_CHARS = 400
 
 _LONG_CHARS = 120
 """From here on a pause ends a clause, too ..."""
-_PAUSE_CHARS = 30
-_PAUSE_GROWTH = 2
+_PAUSE_CHARS = 24
+_PAUSE_GROWTH = 1.5
 """... or, if that is shorter, from this many times the characters before the clause, but not below _PAUSE_CHARS."""
-_SPACE_CHARS = 48
-_SPACE_GROWTH = 4
+_SPACE_CHARS = 36
+_SPACE_GROWTH = 2.5
 """From this many times the characters before it, a later clause ends between words, but not below _SPACE_CHARS."""
 _FIRST_WORDS = 2
 """A first clause shorter than this is not worth a synthesis of its own."""
