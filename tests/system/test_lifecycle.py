@@ -51,7 +51,15 @@ def group_of(app: Any, actors: Any) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    return not any(alive(process) for process in processes)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs. It may end between two looks at it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def census(app: Any, actors: Any) -> dict[str, int]:
