@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rtvi_actors.config import Config
 from rtvi_actors.engines.batch import BatchQueue
@@ -45,23 +46,22 @@ class Model:
         self._backend = backend
         self._fixed_ms = fixed_ms
         self._cache = cache
-        self._known: dict[str, tuple[str, float]] = {}
+        self._known: dict[str, SttPiece] = {}
         if cache is not None and cache.exists():
-            self._known = {key: (text, ms) for key, text, ms in json.loads(cache.read_text(encoding="utf-8"))}
+            self._known = {key: msgspec.convert(piece, SttPiece) for key, piece in msgspec.json.decode(cache.read_bytes()).items()}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="model", daemon=True)
         self._thread.start()
         self._backend.load()
         self._backend.warm_up()
 
-    def hear(self, request: SttRequest) -> tuple[str, float]:
-        """The text, and the milliseconds that it took."""
+    def hear(self, request: SttRequest) -> SttPiece:
+        """What it heard; ``compute_ns`` is what that took."""
         key = hashlib.sha256(request.pcm + bytes([request.final])).hexdigest()
         if key not in self._known:
-            piece = asyncio.run_coroutine_threadsafe(self._decode(request), self._loop).result()
-            self._known[key] = (piece.text, piece.compute_ns / 1e6)
-        text, ms = self._known[key]
-        return text, ms if self._fixed_ms is None else self._fixed_ms
+            self._known[key] = asyncio.run_coroutine_threadsafe(self._decode(request), self._loop).result()
+        piece = self._known[key]
+        return piece if self._fixed_ms is None else msgspec.structs.replace(piece, compute_ns=round(self._fixed_ms * 1e6))
 
     def close(self) -> None:
         """Write the cache and stop."""
@@ -70,7 +70,7 @@ class Model:
         self._thread.join()
         self._loop.close()
         if self._cache is not None:
-            self._cache.write_text(json.dumps([[key, *value] for key, value in self._known.items()]), encoding="utf-8")
+            self._cache.write_bytes(msgspec.json.encode(self._known))
 
     async def _decode(self, request: SttRequest) -> SttPiece:
         async with aclosing(self._backend.stream("benchmark", request)) as pieces:  # type: ignore[type-var]
@@ -120,7 +120,8 @@ class OneAtATime:
             self._begin(batch[0])
 
     def _begin(self, job: _Job) -> None:
-        text, ms = self._model.hear(job.request)
+        piece = self._model.hear(job.request)
+        ms = piece.compute_ns / 1e6
         if job.request.final:
             self.final_waits_ms.append(_now_ms() - job.since_ms)
 
@@ -128,12 +129,12 @@ class OneAtATime:
             given_up = not job.request.final and (job.withdrawn or self._waiting.urgent)
             rest_ms = 0.0 if given_up else ms * (1 - ENCODE_SHARE)
             self.computed_ms[job.request.final] += ms * ENCODE_SHARE + rest_ms
-            loop.call_later(rest_ms / 1_000, decoded, "" if given_up else text)
+            loop.call_later(rest_ms / 1_000, decoded, msgspec.structs.replace(piece, text="") if given_up else piece)
 
-        def decoded(heard: str) -> None:
+        def decoded(heard: SttPiece) -> None:
             self._working = False
             if not job.done.done():
-                job.done.set_result(SttPiece(text=heard, language="en", compute_ns=round(ms * 1e6)))
+                job.done.set_result(heard)
             self._work()
 
         loop = asyncio.get_running_loop()

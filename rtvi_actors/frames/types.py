@@ -207,6 +207,8 @@ class Transcript(Frame):
     text: str
     final: bool
     language: str
+    sentence_end: float = -1.0
+    """How likely the speech model takes the sentence to end here, 0 to 1; -1 where it does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

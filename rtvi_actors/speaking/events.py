@@ -32,6 +32,8 @@ class TranscriptSeen:
     text: str
     final: bool
     language: str = ""
+    sentence_end: float = -1.0
+    """See the frame."""
 
 
 @dataclass(frozen=True, slots=True)

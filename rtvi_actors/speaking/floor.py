@@ -83,6 +83,7 @@ class UserTurn:
     text: str | None = None
     """Final of that attempt."""
     language: str = ""
+    sentence_end: float = -1.0
     latest: str = ""
     """The latest transcript, final or not."""
     probability: float | None = None

@@ -126,7 +126,8 @@ class SpeakingStage:
             case Audio():
                 self._hear(frame)
             case Transcript():
-                self._step(TranscriptSeen(frame.turn, frame.attempt, frame.text, frame.final, frame.language))
+                seen = TranscriptSeen(frame.turn, frame.attempt, frame.text, frame.final, frame.language, frame.sentence_end)
+                self._step(seen)
             case BotState():
                 self._step(BotStateSeen(frame.state, frame.turn))
             case Played(final=True):

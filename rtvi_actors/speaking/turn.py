@@ -183,7 +183,7 @@ class TurnMachine:
         if user is not None and transcript.turn == user.turn:
             user.latest = transcript.text
             if transcript.final and user.waiting and transcript.attempt == user.attempt:
-                user.text, user.language = transcript.text, transcript.language
+                user.text, user.language, user.sentence_end = transcript.text, transcript.language, transcript.sentence_end
                 self._judge(user, now_ms)
             self._weigh_words(user, now_ms)
         elif transcript.final:
@@ -199,7 +199,7 @@ class TurnMachine:
         """How likely the user has finished: by the rules, until the model says something else."""
         if user.text is None or not user.confirmed:
             return
-        user.probability = how_finished(user.message, user.language)
+        user.probability = how_finished(user.message, user.language, user.sentence_end)
         if self._ask_model and has_words(user.message):
             user.judged_by_ms = now_ms + JUDGE_LIMIT_MS
             self._out.append(AskEnd(user.turn, user.attempt, user.message, user.language, tuple(user.pauses_ms)))

@@ -33,6 +33,9 @@ class SttPiece(Struct, frozen=True, array_like=True):
     compute_ns: int
     """What the model worked for this request; its share, when it was decoded in a batch."""
     queue_ns: int = 0
+    sentence_end: float = -1.0
+    """How likely the model takes the sentence to end where the text does, 0 to 1, by what it heard and not by the words alone; -1
+    where it does not tell."""
 
 
 class SttBackend(Protocol):

@@ -41,6 +41,9 @@ MIN_TOKENS = 16
 MAX_TOKENS = 224
 """Longest text: fast speech has 5 tokens a second; what runs away is stopped here."""
 
+END_MARKS = (".", "!", "?", '."', '!"', '?"', ".'", "。", "！", "？", "।", "؟")  # noqa: RUF001  other scripts' marks are meant
+"""What ends a sentence, as far as a model has one token for it."""
+
 SttJob = Job[SttRequest, SttPiece]
 
 
@@ -50,6 +53,7 @@ class _Heard:
     no_speech: float
     log_probability: float
     language: str
+    sentence_end: float = -1.0
 
 
 class FasterWhisper:
@@ -69,6 +73,9 @@ class FasterWhisper:
         self._worker: BatchWorker[SttRequest, SttPiece] | None = None
         self._tokenizers: dict[str, Any] = {}
         self._suppressed: list[int] = []
+        self._end_marks: list[int] = []
+        self._tells_ends = config.stt.beam == 1
+        """Scores of all tokens are only to be had of a greedy search."""
 
     @property
     def memory_bytes(self) -> int:
@@ -197,6 +204,7 @@ class FasterWhisper:
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,
+            return_logits_vocab=self._tells_ends and requests[0].final,
         )
         return [self._heard(result, language) for result, language in zip(results, languages, strict=True)]
 
@@ -204,7 +212,26 @@ class FasterWhisper:
         tokens = result.sequences_ids[0]
         text = self._tokenizer(language).decode(tokens).strip()
         # The score is the average over the tokens; the end counts as one more.
-        return _Heard(text, result.no_speech_prob, result.scores[0] * len(tokens) / (len(tokens) + 1), language)
+        log_probability = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        return _Heard(text, result.no_speech_prob, log_probability, language, self._sentence_end(result, tokens))
+
+    def _sentence_end(self, result: Any, tokens: list[int]) -> float:
+        """What the model gave to all marks that end a sentence, where the text has one or ends.
+
+        Whisper writes a full stop behind almost anything, but it listens while it does: in mid-sentence it wavers between
+        the marks, a further word and the end.
+        """
+        import numpy as np
+
+        if not result.logits:
+            return -1.0
+        steps = result.logits[0]
+        place = len(tokens) - 1 if tokens and tokens[-1] in self._end_marks else len(tokens)
+        if place >= len(steps):  # cut off at its greatest length
+            return 0.0
+        logits = np.array(steps[place], dtype=np.float64).ravel()
+        weights = np.exp(logits - logits.max())
+        return float(weights[self._end_marks].sum() / weights.sum())
 
     def _features(self, pcm: bytes, frames: int) -> np.ndarray[Any, Any]:
         """Log-mel features [mels, frames] float32, padded with zeros."""
@@ -231,6 +258,8 @@ class FasterWhisper:
 
         self._tokenizers.clear()
         self._suppressed = list(get_suppressed_tokens(self._tokenizer("en"), [-1]))
+        encoded = [self._whisper.hf_tokenizer.encode(mark, add_special_tokens=False).ids for mark in END_MARKS]
+        self._end_marks = [ids[0] for ids in encoded if len(ids) == 1]
 
     def _language(self, request: SttRequest) -> str:
         """Whisper's code of the language to hear; "" if it is to be detected."""
@@ -278,7 +307,7 @@ def _answer(job: SttJob, heard: _Heard, compute_ns: int) -> None:
     if made_up and heard.text:
         log.debug("dropped %r: silence %.2f, log probability %.2f", heard.text, heard.no_speech, heard.log_probability)
     text = "" if made_up else without_loops(heard.text)
-    job.emit(SttPiece(text=text, language=heard.language, compute_ns=compute_ns, queue_ns=job.queue_ns))
+    job.emit(SttPiece(text, heard.language, compute_ns, job.queue_ns, heard.sentence_end))
     job.end()
 
 

@@ -263,8 +263,11 @@ class SttStage:
         turn.final = None
         text = "" if errors else join_texts([*(part.text for part in turn.parts), piece.text])
         send, number, attempt = self._port.send, turn.turn, final.attempt
+        final_text = Transcript(
+            turn=number, attempt=attempt, text=text, final=True, language=piece.language, sentence_end=piece.sentence_end
+        )
         for role in RECEIVERS:
-            send(role, Transcript(turn=number, attempt=attempt, text=text, final=True, language=piece.language))
+            send(role, final_text)
         if errors:
             send(
                 "edge",

@@ -275,3 +275,22 @@ async def test_a_closed_backend_fails_what_waits():
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert any(isinstance(result, EngineLostError) for result in results)
     assert not any(thread.name == "stt-faster-whisper" for thread in set(threading.enumerate()) - before)
+
+
+@needs_speech
+async def test_the_end_of_a_sentence_is_heard(whisper):
+    """Behind its beginnings, which it mostly ends with a full stop, the model doubts that a sentence ends there."""
+    less, beginnings = 0, 0
+    for pcm, _ in clips().values():
+        whole = await decode(whisper, pcm)
+        assert 0.0 <= whole.sentence_end <= 1.0
+        for share in (0.4, 0.5, 0.6, 0.7):
+            half = await decode(whisper, pcm[: int(share * len(pcm) / 2) * 2] + bytes(3_200))
+            beginnings += 1
+            less += half.sentence_end < whole.sentence_end
+    assert less >= 0.8 * beginnings
+
+
+async def test_interims_tell_no_end(whisper):
+    async with aclosing(whisper.stream("s1", SttRequest(pcm=bytes(32_000), final=False))) as pieces:
+        assert (await anext(pieces)).sentence_end == -1.0

@@ -151,3 +151,27 @@ def test_every_text_is_judged(text: str, language: str) -> None:
 @pytest.mark.parametrize(("text", "words"), [("", False), (" .", False), ("?!…", False), ("a", True), ("10", True), ("はい", True)])
 def test_words_are_more_than_punctuation(text: str, words: bool) -> None:
     assert has_words(text) is words
+
+
+def test_a_whole_sentence_proves_less_where_the_speech_model_doubts_its_end():
+    text = "How do you marry the more amiable?"
+    assert how_finished(text) == how_finished(text, sentence_end=0.9) == SURE
+    assert how_finished(text, sentence_end=0.5) == PERHAPS
+    assert PERHAPS < how_finished(text, sentence_end=0.66) < SURE
+
+
+def test_no_end_that_was_heard_makes_half_a_sentence_whole():
+    assert how_finished("I want to go to the", sentence_end=1.0) == NO
+    assert how_finished("Unless it rains.", sentence_end=1.0) == NO
+
+
+def test_a_sentence_whose_end_was_heard_needs_no_comma():
+    text = "Had he asked me I would have come."
+    assert how_finished(text) == how_finished(text, sentence_end=0.8) == PERHAPS
+    assert how_finished(text, sentence_end=0.95) == SURE
+
+
+@given(st.sampled_from(FINISHED + UNFINISHED), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_more_certainty_never_makes_an_end_less_likely(text, one, other):
+    less, more = sorted((one, other))
+    assert how_finished(text, sentence_end=less) <= how_finished(text, sentence_end=more)
