@@ -53,12 +53,15 @@ class Answer:
         self._space = ""
         self._any_text = False
         self._begun_ms = port.now_ms()
+        self._plays_from_ms: int | None = None
+        """When the first clause was there and the answer counted: it is heard a moment later."""
         self._compute_ns = 0
         self._measured = True
 
     def commit(self) -> None:
-        """The answer counts: an error of it may be told."""
+        """The answer counts: it is heard from now on, and an error of it may be told."""
         self.committed = True
+        self._note_playing()
         if self._failure is not None:
             self._port.send("edge", self._failure)
             self._failure = None
@@ -112,7 +115,7 @@ class Answer:
             part = kept[at : at + MAX_TEXT_CHARS]
             frame = LlmText(turn=self.turn, attempt=self.attempt, text=part)
             await self._port.send_credited("edge", "text", frame, len(part.encode()))
-            for clause in self._cutter.push(part):
+            for clause in self._cutter.push(part, self._played_ms()):
                 await self._give(clause)
 
     async def _give(self, text: str) -> None:
@@ -121,10 +124,19 @@ class Answer:
         if number == 0:
             self._metric("compute_ms", self._compute_ns / NS_PER_MS)
         self.clauses.append(text)
+        self._note_playing()
         clause = Clause(turn=self.turn, attempt=self.attempt, clause=number, text=text, spoken=self._spoken)
         self._port.send("edge", clause)
         if self._spoken:
             await self._port.send_credited("tts", "clause", clause, len(text.encode()))
+
+    def _note_playing(self) -> None:
+        if self._plays_from_ms is None and self.committed and self.clauses and self._spoken:
+            self._plays_from_ms = self._port.now_ms()
+
+    def _played_ms(self) -> int:
+        """How long the first clause may have been playing."""
+        return 0 if self._plays_from_ms is None else self._port.now_ms() - self._plays_from_ms
 
     async def _fail(self, error: RtviActorsError) -> None:
         text = f"the language model failed: {error}" if not str(error).startswith("on_turn") else str(error)

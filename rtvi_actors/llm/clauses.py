@@ -2,13 +2,13 @@
 
 The first clause decides when the first audio comes, so it is short: it ends at the first pause (``, ; :``) or sentence end once it
 has two words, or between words after six to ten of them. Later clauses end at sentence ends, since a voice needs the whole sentence
-to sound right. But a clause must be there before what comes before it has been played: it takes about a third of the time to
-write and to synthesize that it takes to speak, more on a busy machine. So a clause that is 1.5 times as long as all before it ends
-at its next pause (beyond 120 characters in any case), and one that is 2.5 times as long between words. No clause has more than
-400 characters.
+to sound right. But a clause must be there before what comes before it has been played. So one that is 1.5 times as long as all
+before it ends at its next pause (beyond 120 characters in any case), one that is 4 times as long between words; and where the
+model writes so slowly that what was said before will soon have been played, all that is there up to the last word is a
+clause. No clause has more than 400 characters.
 
 A cut is only made where white space (or a CJK mark) stands and the character behind it is known. So numbers, URLs and ``...`` stay
-whole, and the clauses do not depend on how the text arrived in pieces.
+whole, and, but for a slow model, the clauses do not depend on how the text arrived in pieces.
 """
 
 # ruff: noqa: RUF001 - typographic and CJK marks are what this module is about
@@ -27,8 +27,14 @@ _PAUSE_CHARS = 24
 _PAUSE_GROWTH = 1.5
 """... or, if that is shorter, from this many times the characters before the clause, but not below _PAUSE_CHARS."""
 _SPACE_CHARS = 36
-_SPACE_GROWTH = 2.5
+_SPACE_GROWTH = 4
 """From this many times the characters before it, a later clause ends between words, but not below _SPACE_CHARS."""
+_SPOKEN_MS_PER_CHAR = 30
+"""How long a character lasts at least, spoken. (The default voice: 32 to 55.)"""
+_SYNTHESIS_MS = 300
+"""From a clause to its first sound on a busy machine."""
+_HURRIED_CHARS = 16
+"""What a clause has at least that ends because it is late: each costs a synthesis."""
 _FIRST_WORDS = 2
 """A first clause shorter than this is not worth a synthesis of its own."""
 _RUN_ON_WORDS = 6
@@ -66,10 +72,15 @@ class ClauseCutter:
         self._rest = ""
         self._before = 0
         """Characters of the clauses that were given."""
+        self._played_ms = 0.0
 
-    def push(self, text: str) -> list[str]:
-        """Add ``text`` and take the clauses that are complete with it: none, one or several, 1 to 400 characters each."""
+    def push(self, text: str, played_ms: float = 0.0) -> list[str]:
+        """Add ``text`` and take the clauses that are complete with it: none, one or several, 1 to 400 characters each.
+
+        ``played_ms``: how long the first clause may have been playing; 0 if it is not yet.
+        """
         self._rest += text
+        self._played_ms = played_ms
         clauses: list[str] = []
         start = 0
         while (end := self._cut(start)) > start:
@@ -99,9 +110,16 @@ class ClauseCutter:
                 pause = end
             if not _between_digits(head, window[end]):
                 space = end
-        if len(window) <= MAX_CHARS:
-            return start
-        return start + (pause or space or _whole_characters(window, MAX_CHARS))
+        if len(window) > MAX_CHARS:
+            return start + (pause or space or _whole_characters(window, MAX_CHARS))
+        if self._is_late() and not _leans(window[:space]):
+            end = pause if pause > space / 2 else space
+            return start + end if end >= _HURRIED_CHARS else start
+        return start
+
+    def _is_late(self) -> bool:
+        """Whether what was given will soon have been played."""
+        return self._played_ms > 0 and self._played_ms + _SYNTHESIS_MS > self._before * _SPOKEN_MS_PER_CHAR
 
     def _ends_clause(self, head: str, mark: str, following: str) -> bool:
         if self._before:
@@ -154,7 +172,7 @@ def _may_part(head: str, following: str) -> bool:
 
 def _leans(head: str) -> bool:
     """Whether the last word belongs to what follows: ``of the``."""
-    return head.rsplit(maxsplit=1)[-1].lower() in _LEANING
+    return head.strip() != "" and head.rsplit(maxsplit=1)[-1].lower() in _LEANING
 
 
 def _between_digits(head: str, following: str) -> bool:

@@ -114,3 +114,25 @@ async def test_an_excuse_is_not_remembered() -> None:
     assert [(message.role, message.content) for message in asked.messages[1:]] == [("user", "Where is Paris?\nHello?")]
     await port.close()
     await stage.close()
+
+
+async def slow(port: FakePort, step_ms: int) -> AsyncGenerator[LlmPiece, None]:
+    text = "The original sentence is a clever way of using the word more prudently for an interesting contrast."
+    for word in text.split():
+        await port.advance(step_ms)
+        yield LlmPiece(f"{word} ", compute_ns=1)
+
+
+@pytest.mark.parametrize(("step_ms", "clauses"), [(5, 2), (100, 3)])
+async def test_a_slow_model_gives_its_second_clause_before_the_first_was_played(step_ms: int, clauses: int) -> None:
+    port = FakePort()
+    answer = Answer(port, 1, 1, spoken=True, committed=True)
+    await answer.run("Hello.", slow(port, step_ms))
+    assert len(answer.clauses) == clauses
+
+
+async def test_before_the_commit_no_clause_is_late() -> None:
+    port = FakePort()
+    answer = Answer(port, 1, 1, spoken=True, committed=False)
+    await answer.run("Hello.", slow(port, 100))
+    assert len(answer.clauses) == 2

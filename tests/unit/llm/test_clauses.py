@@ -76,7 +76,25 @@ def test_a_later_clause_may_be_as_long_as_what_was_said_before_it_gives_time_for
 
 def test_a_second_clause_without_marks_is_cut_between_words_that_do_not_lean() -> None:
     first, second, *_ = cut("All right. " + "we walk on to the hill of the old town and " * 9)
-    assert (first, second) == ("All right. ", "we walk on to the hill of the old town ")
+    assert (first, second) == ("All right. ", "we walk on to the hill of the old town and we ")
+
+
+def test_a_clause_that_is_late_ends_with_its_last_word() -> None:
+    cutter = ClauseCutter()
+    assert cutter.push("The original sentence is a clever way") == ["The original sentence is a clever "]
+    assert cutter.push(" of using the word more prudently to", played_ms=600) == []  # there is time: it plays for about a second
+    # "to" and "the" lean on what follows
+    assert cutter.push(" the", played_ms=800) == cutter.push(" contrast", played_ms=900) == []
+    assert cutter.push(" with", played_ms=950) == ["way of using the word more prudently to the contrast "]
+    # what was given now lasts for a while
+    assert cutter.push(" the rest of it and so", played_ms=1_000) == []
+
+
+def test_a_late_clause_rather_ends_at_a_pause_and_is_no_crumb() -> None:
+    cutter = ClauseCutter()
+    assert cutter.push("All right. Now then x", played_ms=5_000) == ["All right. "]
+    assert cutter.push("y go", played_ms=5_000) == []
+    assert cutter.push(" on there, as it", played_ms=5_000) == ["Now then xy go on there, "]
 
 
 def test_later_clause_beyond_120_characters_ends_at_a_comma() -> None:
@@ -115,6 +133,21 @@ def test_a_very_long_text_at_once() -> None:
 texts = st.text(
     alphabet=st.one_of(st.sampled_from(list(" .,;:!?…\n\t3590aZ。、“\"')\u0301\u200d😀🇫🇷")), st.characters()), max_size=1_500
 )
+
+
+@given(texts, st.lists(st.tuples(st.integers(1, 60), st.floats(0.0, 20_000.0)), min_size=1, max_size=20))
+def test_joined_and_bounded_however_late(text: str, pushes: list[tuple[int, float]]) -> None:
+    cutter = ClauseCutter()
+    clauses: list[str] = []
+    at = count = 0
+    while at < len(text):
+        size, played_ms = pushes[count % len(pushes)]
+        clauses += cutter.push(text[at : at + size], played_ms)
+        at, count = at + size, count + 1
+    clauses.append(cutter.end())
+    assert "".join(clauses) == text
+    assert all(1 <= len(clause) <= MAX_CHARS for clause in clauses[:-1])
+    assert len(clauses[-1]) <= MAX_CHARS
 
 
 @given(texts, st.lists(st.integers(1, 60), min_size=1, max_size=20))
