@@ -8,7 +8,7 @@ import pytest
 
 from rtvi_actors.errors import ModelMissingError
 from rtvi_actors.speaking import vad
-from rtvi_actors.speaking.vad import WINDOW_BYTES, SileroVad, SpeechGate, VadState
+from rtvi_actors.speaking.vad import SETTLED_WINDOWS, WINDOW_BYTES, SileroVad, SpeechGate, VadState
 from rtvi_actors.testing import recordings
 
 needs_recordings = pytest.mark.skipif(not recordings.available(), reason="pocketsphinx-testdata is not installed")
@@ -96,6 +96,72 @@ def test_sessions_share_the_weights_and_nothing_else(model: SileroVad) -> None:
     one.reset()
     assert [model.probability(a, one) for a, _ in pairs] == [probability for probability, _ in together]
     assert alone == [spans_s(model, clip.pcm) for clip in (first, second)]
+
+
+def apart(name: str, silent_windows: int) -> bytes:
+    """All clips of a set, so many windows of digital silence between them."""
+    return b"".join(
+        clip.pcm[: len(clip.pcm) // WINDOW_BYTES * WINDOW_BYTES] + bytes(silent_windows * WINDOW_BYTES)
+        for clip in recordings.recorded(name)
+    )
+
+
+class Ungated(SileroVad):
+    """Asks the model about every window."""
+
+    def probability(self, window: bytes, state: VadState) -> float:
+        state._zero_windows = 0
+        return super().probability(window, state)
+
+
+@pytest.fixture(scope="module")
+def ungated() -> Ungated:
+    return Ungated()
+
+
+@pytest.mark.models
+@needs_model
+@needs_recordings
+@pytest.mark.parametrize("name", ["librivox", "cards"])
+def test_up_to_a_second_of_digital_silence_is_heard_as_without_the_gate(model: SileroVad, ungated: Ungated, name: str) -> None:
+    speech = windows(apart(name, SETTLED_WINDOWS - 1))  # the last window of a clip may be silent by itself
+    one, other = VadState(), VadState()
+    assert [model.probability(each, one) for each in speech] == [ungated.probability(each, other) for each in speech]
+
+
+@pytest.mark.models
+@needs_model
+@needs_recordings
+def test_after_a_second_of_digital_silence_its_length_makes_no_difference(model: SileroVad) -> None:
+    before, after = (windows(clip.pcm) for clip in recordings.recorded("cards")[:2])
+
+    def heard(silent_windows: int) -> list[float]:
+        state = VadState()
+        for each in before:
+            model.probability(each, state)
+        assert all(model.probability(bytes(WINDOW_BYTES), state) < 0.1 for _ in range(silent_windows))
+        return [model.probability(each, state) for each in after]
+
+    assert heard(SETTLED_WINDOWS) == heard(SETTLED_WINDOWS + 1) == heard(20 * SETTLED_WINDOWS)
+
+
+@pytest.mark.models
+@needs_model
+@needs_recordings
+@pytest.mark.parametrize("name", ["librivox", "cards"])
+def test_the_gate_changes_no_turn(model: SileroVad, ungated: Ungated, name: str) -> None:
+    """Utterances four seconds of digital silence apart: as many turns, none begins later, and each ends within a window."""
+    pcm = apart(name, 125)
+
+    def turns(vad: SileroVad) -> list[tuple[int, int]]:
+        gate, state = SpeechGate(0.5, 0.35), VadState()
+        heard = [at for at, each in enumerate(windows(pcm)) if gate.update(vad.probability(each, state))]
+        edges = [at for at, (one, next_) in enumerate(pairwise(heard)) if next_ - one > 25]
+        return [(heard[start], heard[end]) for start, end in zip([0, *(at + 1 for at in edges)], [*edges, -1], strict=True)]
+
+    with_gate, without = turns(model), turns(ungated)
+    assert [end for _, end in with_gate] == pytest.approx([end for _, end in without], abs=1)
+    assert all(ours <= theirs for (ours, _), (theirs, _) in zip(with_gate, without, strict=True))
 
 
 @pytest.mark.models
