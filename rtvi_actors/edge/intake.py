@@ -82,25 +82,23 @@ class Intake:
         """Hear the microphone no more, and refuse typed texts."""
         self._leaving = True
 
-    def take(self, data: bytes | str) -> None:
-        """Take one WebSocket message: a binary one as bytes, a text frame as str."""
+    def take(self, data: bytes | str) -> bool:
+        """Take one WebSocket message: a binary one as bytes, a text frame as str. False: it was audio, and nothing else is new."""
         if not self._wire_chosen:
             self._wire_chosen = True
             self._conversation.wire = JsonWire() if isinstance(data, str) else ProtobufWire()
         now_ms = self._port.now_ms()
         problem = self.budget.take(now_ms) or check_size(message_bytes(data), self._limits.max_message_bytes)
-        if problem is None:
-            problem = self._take_frame(data)
+        incoming = self._conversation.wire.decode(data) if problem is None else problem
+        if isinstance(incoming, AudioIn):
+            problem = self._take_audio(incoming)
+        elif isinstance(incoming, MessageIn):
+            problem = self._take_message(incoming.text)
+        elif isinstance(incoming, Problem):
+            problem = incoming
         if problem is not None and self._throttle.allow(problem.kind, now_ms):
             self._conversation.send(error(problem.text))
-
-    def _take_frame(self, data: bytes | str) -> Problem | None:
-        incoming = self._conversation.wire.decode(data)
-        if isinstance(incoming, AudioIn):
-            return self._take_audio(incoming)
-        if isinstance(incoming, MessageIn):
-            return self._take_message(incoming.text)
-        return incoming if isinstance(incoming, Problem) else None
+        return not isinstance(incoming, AudioIn)
 
     # ------------------------------------------------------------------------------------------------------------- audio
 

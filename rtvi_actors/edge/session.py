@@ -22,11 +22,12 @@ from rtvi_actors.edge.conversation import Conversation
 from rtvi_actors.edge.ending import Command, Deafen, End, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
 from rtvi_actors.edge.intake import Intake
 from rtvi_actors.frames.types import Attach, Attached, ClientMessage, Credit, Detach, Error, Frame, Refused, Role, SessionEnd
+from rtvi_actors.observe.log_context import about
 from rtvi_actors.observe.observer import SessionObserver
 from rtvi_actors.rtvi.events import Failure
 from rtvi_actors.rtvi.messages import Message
 from rtvi_actors.runtime.port import Timer
-from rtvi_actors.runtime.session_port import Links, SessionPort
+from rtvi_actors.runtime.session_port import Links, SessionPort, error_frame
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class EdgeSession:
     async def serve(self, client: Client, incoming: AsyncIterator[bytes | str]) -> None:
         """Talk with ``client`` until the session is over, and close its connection.
 
-        ``incoming`` yields what the client sends, text frames as str, and ends when it is gone.
+        ``incoming`` yields what the client sends, text frames as str, and ends when it is gone. What a transport can hand over
+        at once it may give to :meth:`take` instead.
         """
         writer = self._port.spawn(self._write(client), "writer")
         self._port.spawn(self._read(incoming), "reader")
@@ -179,10 +181,20 @@ class EdgeSession:
 
     async def _read(self, incoming: AsyncIterator[bytes | str]) -> None:
         async for data in incoming:
-            if self._closing is None:
-                self._intake.take(data)
-                self._look()
+            self.take(data)
         self._client_gone()
+
+    def take(self, data: bytes | str) -> None:
+        """Take one message of the client's, in the order of their arrival. The session fails where that fails."""
+        if self._closing is not None:
+            return
+        with about(self.lease.session):
+            try:
+                if self._intake.take(data):
+                    self._look()
+            except Exception as error:
+                log.exception("session %s: a message of its client failed", self.lease.session)
+                self.fail(f"internal error: {error_frame(error).text}")
 
     def _client_gone(self) -> None:
         """Never told to the client: there is nobody to tell."""

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 from websockets.http11 import Request
 
 from rtvi_actors.edge.client import ClientGoneError
@@ -27,20 +28,54 @@ CLOSE_DEADLINE_S = 1.0
 LINGER_S = 3.0
 """How long a client may take to answer the close frame; then the connection is cut."""
 ABORT = "rtvi_actors.abort"
+HEAR = "rtvi_actors.hear"
+LONG_READ_BYTES = 32_768
+"""A client of which so much came at once waits until the loop has looked after the others."""
+
+Hear = Callable[[bytes], None]
 
 
 class AbortableWebSocket(WebSocketsSansIOProtocol):
-    """Uvicorn's WebSocket with a way to cut the connection, as an ASGI extension: sending never returns while nobody reads.
+    """Uvicorn's WebSocket with two ASGI extensions.
+
+    One cuts the connection: sending never returns while nobody reads. The other, ``hear(callback)``, has binary messages handed
+    to a callback where they are read. On its way through ``receive`` each wakes a task, and stops and starts the reading of the
+    socket, which costs as much as all that is done with a microphone's frame. The order is kept: what waits for ``receive`` is
+    taken first. Text, and the disconnect, come there.
 
     A refused handshake counts as complete, which saves an error in the log for each client that finds no place.
     """
 
+    _callback: Hear | None = None
+
     def handle_connect(self, event: Request) -> None:
-        """Add the extension to the scope, which the application sees when its task first runs."""
+        """Add the extensions to the scope, which the application sees when its task first runs."""
         super().handle_connect(event)
         scope = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"][ABORT] = self.transport.abort
+            scope["extensions"][HEAR] = self._hear
+
+    def _hear(self, callback: Hear) -> None:
+        self._callback = callback
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; after a great many of them let others have their turn."""
+        super().data_received(data)
+        if len(data) >= LONG_READ_BYTES and not self.read_paused:
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def handle_bytes(self, event: Frame) -> None:
+        """Hand a binary message to the callback, if there is one, and if it is whole."""
+        if self._callback is None or not event.fin or self.close_sent or not self.queue.empty():
+            super().handle_bytes(event)
+        else:
+            self._callback(bytes(event.data))
 
     def keepalive_timeout(self) -> None:
         """Cut the connection of a client that answers no ping: closing it would wait until it has read what is on its way."""
@@ -104,6 +139,7 @@ async def serve(socket: WebSocket, sessions: Sessions) -> None:
     with about(session.lease.session):
         try:
             await socket.accept()
+            socket.scope.get("extensions", {}).get(HEAR, _nothing)(session.take)
             await session.serve(WebSocketClient(socket), _incoming(socket))
         except (OSError, WebSocketDisconnect):
             log.info("session %s: its client left during the handshake", session.lease.session)
@@ -126,7 +162,7 @@ def refused(refusal: CapacityError) -> JSONResponse:
 
 
 async def _incoming(socket: WebSocket) -> AsyncIterator[bytes | str]:
-    """What the client sends, until it is gone."""
+    """What the client sends, but for what the callback gets, until it is gone."""
     while True:
         message: Any = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -135,5 +171,5 @@ async def _incoming(socket: WebSocket) -> AsyncIterator[bytes | str]:
         yield data if data is not None else message.get("text") or ""
 
 
-def _nothing() -> None:
-    """For servers without the extension."""
+def _nothing(*_: object) -> None:
+    """For servers without the extensions."""
