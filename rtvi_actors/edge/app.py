@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket
 
 from rtvi_actors import config
 from rtvi_actors.edge import console, metrics_page, start, websocket
+from rtvi_actors.edge.reads import Reads
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import CapacityError, ConfigError
 
@@ -43,9 +44,10 @@ SHUTDOWN_S = 2
 
 def build(sessions: Sessions, settings: config.Config) -> Starlette:
     """The application: routes, CORS (any origin; nothing here depends on cookies), and errors as JSON with ``detail``."""
+    reads = Reads()
 
     async def serve_websocket(socket: WebSocket) -> None:
-        await websocket.serve(socket, sessions)
+        await websocket.serve(socket, sessions, reads)
 
     async def ready(_: Request) -> Response:
         try:

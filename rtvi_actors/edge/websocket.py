@@ -17,6 +17,7 @@ from websockets.frames import Frame
 from websockets.http11 import Request
 
 from rtvi_actors.edge.client import ClientGoneError
+from rtvi_actors.edge.reads import Reads
 from rtvi_actors.edge.sessions import Sessions
 from rtvi_actors.errors import AuthError, CapacityError
 from rtvi_actors.observe.log_context import about
@@ -30,7 +31,7 @@ LINGER_S = 3.0
 ABORT = "rtvi_actors.abort"
 HEAR = "rtvi_actors.hear"
 LONG_READ_BYTES = 32_768
-"""A client of which so much came at once waits until the loop has looked after the others."""
+"""A client of which so much came at once is not read from before this has been looked at."""
 
 Hear = Callable[[bytes], None]
 
@@ -38,15 +39,16 @@ Hear = Callable[[bytes], None]
 class AbortableWebSocket(WebSocketsSansIOProtocol):
     """Uvicorn's WebSocket with two ASGI extensions.
 
-    One cuts the connection: sending never returns while nobody reads. The other, ``hear(callback)``, has binary messages handed
-    to a callback where they are read. On its way through ``receive`` each wakes a task, and stops and starts the reading of the
-    socket, which costs as much as all that is done with a microphone's frame. The order is kept: what waits for ``receive`` is
-    taken first. Text, and the disconnect, come there.
+    One cuts the connection: sending never returns while nobody reads. The other, ``hear(callback, reads)``, has binary messages
+    handed to a callback instead of ``receive``, where each would wake a task, and stop and start the reading of the socket: that
+    costs as much as all that is done with a microphone's frame. And it has what is read looked at together with what other
+    clients sent. The order is kept: what waits for ``receive`` is taken first. Text, and the disconnect, come there.
 
     A refused handshake counts as complete, which saves an error in the log for each client that finds no place.
     """
 
     _callback: Hear | None = None
+    _reads: Reads | None = None
 
     def handle_connect(self, event: Request) -> None:
         """Add the extensions to the scope, which the application sees when its task first runs."""
@@ -56,19 +58,28 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
             scope["extensions"][ABORT] = self.transport.abort
             scope["extensions"][HEAR] = self._hear
 
-    def _hear(self, callback: Hear) -> None:
-        self._callback = callback
+    def _hear(self, callback: Hear, reads: Reads) -> None:
+        self._callback, self._reads = callback, reads
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; after a great many of them let others have their turn."""
-        super().data_received(data)
-        if len(data) >= LONG_READ_BYTES and not self.read_paused:
+        """Take bytes, together with those of other clients."""
+        if self._reads is None:
+            super().data_received(data)
+            return
+        if len(data) >= LONG_READ_BYTES:
             self.transport.pause_reading()
-            self.loop.call_soon(self._read_on)
+        self._reads.add(self._look_at, data)
 
-    def _read_on(self) -> None:
-        if not self.read_paused and not self.transport.is_closing():
+    def _look_at(self, data: bytes) -> None:
+        super().data_received(data)
+        if len(data) >= LONG_READ_BYTES and not self.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take what it sent last first."""
+        if self._reads is not None:
+            self._reads.look()
+        super().connection_lost(exc)
 
     def handle_bytes(self, event: Frame) -> None:
         """Hand a binary message to the callback, if there is one, and if it is whole."""
@@ -124,8 +135,11 @@ class WebSocketClient:
             asyncio.get_running_loop().call_later(LINGER_S, self._abort)
 
 
-async def serve(socket: WebSocket, sessions: Sessions) -> None:
-    """Serve one connection from its handshake to its end. A refusal is an HTTP answer, given before the accept."""
+async def serve(socket: WebSocket, sessions: Sessions, reads: Reads) -> None:
+    """Serve one connection from its handshake to its end. A refusal is an HTTP answer, given before the accept.
+
+    ``reads``: those of all connections.
+    """
     # A client that connects again appends the newer token behind the older one.
     tokens = socket.query_params.getlist("token")
     try:
@@ -139,7 +153,7 @@ async def serve(socket: WebSocket, sessions: Sessions) -> None:
     with about(session.lease.session):
         try:
             await socket.accept()
-            socket.scope.get("extensions", {}).get(HEAR, _nothing)(session.take)
+            socket.scope.get("extensions", {}).get(HEAR, _nothing)(session.take, reads)
             await session.serve(WebSocketClient(socket), _incoming(socket))
         except (OSError, WebSocketDisconnect):
             log.info("session %s: its client left during the handshake", session.lease.session)

@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rtvi_actors.config import Config
 from rtvi_actors.edge import app, start, websocket
-from rtvi_actors.edge.wire import MessageIn, decode, encode_message
+from rtvi_actors.edge.wire import MessageIn, decode, encode_audio, encode_message
 from rtvi_actors.errors import ConfigError
-from rtvi_actors.frames.types import Attach
+from rtvi_actors.frames.types import Attach, Audio, ClientMessage
 from rtvi_actors.rtvi.messages import Message
 
 pytestmark = pytest.mark.unit
@@ -224,7 +224,7 @@ async def test_a_closing_client_frees_its_place(web: Web, until: Any) -> None:
 async def test_a_resetting_client_frees_its_place(web: Web, until: Any) -> None:
     client = await connect(web.ws)
     await greet(client)
-    client.transport.abort()
+    client.transport.close()
     await until(lambda: web.edge.admission.released == [("s1", True)])
 
 
@@ -336,3 +336,35 @@ def test_a_host_that_is_not_ours_is_told_with_what_to_do() -> None:
         app.bind("203.0.113.7", 0)
     with pytest.raises(ConfigError, match="--host"):
         app.bind("no.such.host.invalid", 0)
+
+
+async def test_messages_of_any_size_and_kind_are_taken_in_their_order(web: Web, until: Any) -> None:
+    """Binary ones are handed over where they are read, the fragmented and the text ones on their way through a queue."""
+
+    def custom(number: int, padding: int = 0) -> bytes:
+        data = {"t": "count", "d": {"number": number, "padding": "x" * padding}}
+        return encode_message(json.dumps({"label": "rtvi-ai", "type": "client-message", "id": str(number), "data": data}))
+
+    def taken() -> list[str]:
+        return [frame.id for frame in web.edge.stages.got("llm", ClientMessage) if frame.type == "client-message"]
+
+    async with connect(web.ws) as client:
+        await greet(client)
+        for number in range(0, 300, 3):
+            await client.send(custom(number, padding=3_000))
+            whole = custom(number + 1)
+            await client.send([whole[:20], whole[20:]])
+            await client.send("text")
+            await client.send(custom(number + 2))
+        await until(lambda: len(taken()) == 300)
+    assert taken() == [str(number) for number in range(300)]
+
+
+async def test_what_a_client_sent_last_is_taken_before_it_is_gone(web: Web, until: Any) -> None:
+    async with connect(web.ws) as client:
+        await greet(client)
+        for _ in range(10):
+            await client.send(encode_audio(bytes(1_024), 16_000))
+        client.transport.close()
+    await until(lambda: web.edge.admission.released)
+    assert len(web.edge.stages.got("speaking", Audio)) == 10

@@ -585,3 +585,15 @@ async def test_a_cancelled_handler_still_gives_the_place_back(edge: Any, until: 
     edge.serving[0].cancel()
     await until(lambda: edge.admission.released == [("s1", True)])
     edge.serving.clear()
+
+
+async def test_a_message_whose_handling_fails_ends_the_session(edge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("a defect")
+
+    session, client = await edge.connect()
+    monkeypatch.setattr(session._intake.microphone, "push", fail)
+    session.take(encode_audio(bytes(640), 16_000))
+    await edge.over()
+    assert session.failed
+    assert "a defect" in client.closed[1]
