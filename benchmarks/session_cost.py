@@ -1,10 +1,11 @@
-"""What a session costs while nobody speaks: CPU of each of our processes, per session, beyond what the idle app takes.
+"""What a session costs: CPU of each of our processes, per session, beyond what the idle app takes.
 
 Shared groups. Clients send a microphone's 20 ms frames in real time, from a process of their own that does not count: *silence*,
-all samples zero, as a muted microphone sends; or *noise*, what lies between the words of the recordings (without them low noise).
-The CPU time of each process is read before and after; that of the app without a session, in the same run, is taken off.
+all samples zero, as a muted microphone sends; *noise*, what lies between the words of the recordings (without them low noise); or
+*speech*, an utterance every 15 s, which is answered. The CPU time of each process is read before and after; that of the app without
+a session, in the same run, is taken off.
 
-    python benchmarks/session_cost.py                          1, 8 and 16 sessions, both sounds, 20 s each
+    python benchmarks/session_cost.py                          1, 8 and 16 sessions, silence and noise, 20 s each
     python benchmarks/session_cost.py --sessions 8 --sounds noise --seconds 30
 """
 
@@ -30,14 +31,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from rtvi_actors.config import Config
 from rtvi_actors.testing.client import RtviClient
-from rtvi_actors.testing.recordings import RATE_HZ, available, recorded
+from rtvi_actors.testing.recordings import RATE_HZ, Recording, available, recorded, synthesized
 
 PROFILE = "clusters/dense.toml"
 SETTLE_S = 3.0
 """After the start, and after sessions have begun or ended: warm pools and caches are filled."""
-SOUNDS = ("silence", "noise")
-NOISE_S = 120.0
+SOUNDS = ("silence", "noise", "speech")
+SOUND_S = 120.0
+PERIOD_S = 15.0
+"""From one utterance of a session to its next."""
 QUIET_RMS = 60.0
 """PCM16 units below which a window of a recording is between words, or is left out."""
 WINDOW = 512
@@ -61,8 +65,8 @@ READY_DEADLINE_S = 60.0
 
 
 def noise() -> bytes:
-    """A room in which nobody speaks: PCM16 LE mono, 16 kHz, ``NOISE_S`` long."""
-    wanted = int(NOISE_S * RATE_HZ)
+    """A room in which nobody speaks: PCM16 LE mono, 16 kHz, of ``SOUND_S``."""
+    wanted = int(SOUND_S * RATE_HZ)
     random = np.random.default_rng(1)
     quiet = [window for clip in (recorded("librivox") if available() else ()) for window in _quiet(clip.pcm)]
     if not quiet:
@@ -81,15 +85,23 @@ def _quiet(pcm: bytes) -> list[Any]:
     return [window for window in windows if np.sqrt((window**2).mean()) < QUIET_RMS]
 
 
+def speech(clips: list[Recording], number: int, sessions: int) -> bytes:
+    """What session ``number`` says, as often as it fits into ``SOUND_S``. The sessions begin evenly spread over a period."""
+    period_bytes = int(PERIOD_S * RATE_HZ) * 2
+    said = [clips[(number + place) % len(clips)].pcm.ljust(period_bytes, b"\0") for place in range(int(SOUND_S / PERIOD_S))]
+    return bytes(period_bytes // 2 * number // sessions * 2) + b"".join(said)
+
+
 async def listen(url: str, sessions: int, sound: str) -> None:
-    """Open the sessions, say so, send until standard input ends; then print what was wrongly taken for speech, and errors."""
+    """Open the sessions, say so, send until standard input ends; then print how many turns there were, and errors."""
     pcm = noise() if sound == "noise" else b""
+    clips = (recorded("librivox") if available() else await synthesized(Config())) if sound == "speech" else []
     async with AsyncExitStack() as stack:
         clients = []
-        for _ in range(sessions):
+        for number in range(sessions):
             clients.append(await stack.enter_async_context(RtviClient(url.replace("http", "ws", 1) + "/ws")))
-            if pcm:
-                clients[-1].say(pcm)
+            if sound != "silence":
+                clients[-1].say(pcm or speech(clips, number, sessions))
         print("open", flush=True)
         await asyncio.to_thread(sys.stdin.read)
         kinds = [message.type for client in clients for message in client.messages]
@@ -128,13 +140,14 @@ def cpu_s(root: int) -> dict[str, float]:
     for process in [parent, *parent.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            used[_role(process)] += times.user + times.system
+            used[ROLES.get(actor_class(process), "ray")] += times.user + times.system
     return used
 
 
-def _role(process: psutil.Process) -> str:
+def actor_class(process: psutil.Process) -> str:
+    """The class of the Ray actor that ``process`` is, or ""."""
     named = re.match(r"ray::(\w+)", " ".join(process.cmdline()))
-    return ROLES.get(named[1], "ray") if named else "ray"
+    return named[1] if named else ""
 
 
 def measured(root: int, seconds: float, progress: Progress, title: str) -> dict[str, float]:
@@ -179,7 +192,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 16], help="numbers of sessions, 16 at most")
-    parser.add_argument("--sounds", nargs="+", choices=SOUNDS, default=list(SOUNDS), help="what the microphones hear")
+    parser.add_argument("--sounds", nargs="+", choices=SOUNDS, default=["silence", "noise"], help="what the microphones hear")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each measurement (20)")
     parser.add_argument("--listen", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
