@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.008
-"""What was read is looked at no more often than this. With many sessions that is a wait of 4 ms, a quarter of a VAD window at most;
-with one there is none, since it sends less often."""
+EVERY_S = 0.016
+"""What was read is looked at no more often than this. Where there are many sessions a message waits for half of it on average, a
+quarter of a VAD window; where there is one it does not wait, since it comes no more often."""
 
 
 class Reads:
