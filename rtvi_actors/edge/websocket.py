@@ -71,7 +71,11 @@ class AbortableWebSocket(WebSocketsSansIOProtocol):
         self._reads.add(self._look_at, data)
 
     def _look_at(self, data: bytes) -> None:
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception:
+            self.transport.abort()  # as a loop does whose callback fails
+            raise
         if len(data) >= LONG_READ_BYTES and not self.read_paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
