@@ -40,7 +40,9 @@ def record(root: int, sessions: int, seconds: float) -> list[Path]:
     for process in psutil.Process(root).children(recursive=True):
         if name := SHOWN.get(actor_class(process)):
             path = FOLDER / f"{name}-{sessions}.svg"
-            options = ["--format", "flamegraph", "--function", "--threads", "--rate", str(RATE_HZ), "--duration", f"{seconds:.0f}"]
+            # Not blocking: a process that is stopped for its stack misses heartbeats, and its sessions end.
+            options = ["--nonblocking", "--format", "flamegraph", "--function", "--threads"]
+            options += ["--rate", str(RATE_HZ), "--duration", f"{seconds:.0f}"]
             command = [_py_spy(), "record", *options, "--output", str(path), "--pid", str(process.pid)]
             running[path] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -78,7 +80,7 @@ def main() -> None:
                 paths = record(pid, sessions, options.seconds)
             for path in paths:
                 console.print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e3:.0f} kB")
-            console.print(f"{sessions} sessions: {met['turns']} turns, {met['errors']} errors", style="dim")
+            console.print(f"{sessions} sessions: {met['turns']} turns, {met['ended']} sessions lost", style="dim")
             time.sleep(3.0)  # places are given back
 
 
