@@ -228,7 +228,6 @@ class Stt(Engine, frozen=True):
     """A name of ``rtvi-actors models list``, or a folder."""
     language: Annotated[str, Meta(pattern=r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$")] = "en"
     """What is spoken, as BCP 47 (``en``, ``pt-BR``), or ``auto``: detected anew for each turn. Not every model knows others."""
-    threads: Positive = 2
     beam: Positive = 1
     final_deadline_ms: Positive = 3_000
     """A final that is not there by then is given as ""; the turn goes on."""
