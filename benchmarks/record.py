@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,14 +67,14 @@ def append(benchmark: str, figures: dict[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[tuple[str, int]]:
-    """``rtvi-actors serve`` in a process of its own, on a free port: its URL and its pid.
+def server(*arguments: str, stderr: IO[str] | None = None) -> Iterator[tuple[str, int]]:
+    """``rtvi-actors serve`` in a process of its own, on a free port: its URL and its pid. Its log goes to ``stderr``, if given.
 
     Raises:
         RuntimeError: it ended, or was not ready within 180 s. What it had to say about that is on stderr.
     """
     command = [sys.executable, "-m", "rtvi_actors.cli.main", "serve", *arguments, "--port", "0", "--app", f"bench-{os.getpid()}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, start_new_session=True)
     try:
         yield _ready_url(process), process.pid
     finally:

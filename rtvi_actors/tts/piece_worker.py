@@ -1,7 +1,9 @@
 """A thread that owns a voice and speaks the clauses of many sessions in turns, one piece at a time.
 
-Whose audio runs out first comes first: a new clause has nothing to play yet, so its first piece is computed before the later
-pieces of clauses that are ahead of real time, and after those that have fallen behind.
+Whose turn it is says ``piece_order``: first pieces first, except before a clause whose audio is about to run out.
+
+A clause is read (phonemes, and which belong to which word) in this thread, too: that takes 0.5 to 1.3 ms, up to 3 ms with numbers
+in it, of the 40 to 120 ms to its first piece.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import NamedTuple
 from rtvi_actors.engines.batch_worker import Job
 from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
+from rtvi_actors.tts.piece_order import PieceOrder
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +46,7 @@ Speak = Callable[[TtsRequest], Steps]
 @dataclass(slots=True, eq=False)
 class _Clause:
     job: Job[TtsRequest, TtsPiece]
-    runs_out_ns: int
-    """When its audio is played up, if that is played without a pause from its first piece on. Before: when it was asked for."""
     steps: Steps | None = None
-    has_audio: bool = False
     compute_ns: int = 0
 
 
@@ -57,7 +57,7 @@ class PieceWorker:
         self._set_up = set_up
         self._speak = speak
         self._changed = threading.Condition()
-        self._clauses: list[_Clause] = []
+        self._order: PieceOrder[_Clause] = PieceOrder()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -74,9 +74,9 @@ class PieceWorker:
         with self._changed:
             if self._closed:
                 raise EngineLostError("the voice is closed")
-            if len(self._clauses) >= MAX_CLAUSES:
-                raise EngineTimeoutError(f"the voice is overloaded: {len(self._clauses)} clauses wait for it")
-            self._clauses.append(_Clause(job, time.monotonic_ns()))
+            if len(self._order) >= MAX_CLAUSES:
+                raise EngineTimeoutError(f"the voice is overloaded: {len(self._order)} clauses wait for it")
+            self._order.add(_Clause(job), time.monotonic_ns())
             self._changed.notify()
         try:
             while (piece := await job.next_piece()) is not None:
@@ -90,7 +90,7 @@ class PieceWorker:
         """Fail what is left with EngineLostError and end the thread, waiting at most ``timeout_s`` for a running piece."""
         with self._changed:
             self._closed = True
-            for clause in self._clauses:
+            for clause in self._order:
                 clause.job.fail(EngineLostError("the voice was closed"))
             self._changed.notify()
         self._thread.join(timeout_s)
@@ -106,16 +106,17 @@ class PieceWorker:
     def _next(self) -> _Clause | None:
         """The clause whose turn it is, withdrawn ones before all; None when the worker was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._clauses)
+            self._changed.wait_for(lambda: self._closed or self._order)
             if self._closed:
                 return None
-            return min(self._clauses, key=lambda clause: (not clause.job.withdrawn, clause.runs_out_ns))
+            withdrawn = (clause for clause in self._order if clause.job.withdrawn)
+            return next(withdrawn, None) or self._order.next(time.monotonic_ns())
 
     def _drop(self, clause: _Clause) -> None:
         if clause.steps is not None:
             clause.steps.close()
         with self._changed:
-            self._clauses.remove(clause)
+            self._order.remove(clause)
 
     def _step(self, clause: _Clause) -> bool:
         """Compute and deliver one piece. False when the clause is over."""
@@ -139,8 +140,7 @@ class PieceWorker:
             job.end()
             return False
         if step.pcm:
-            if not clause.has_audio:
-                clause.has_audio, clause.runs_out_ns = True, now_ns
-            clause.runs_out_ns += len(step.pcm) * _NS_PER_BYTE
+            with self._changed:
+                self._order.stepped(clause, len(step.pcm) * _NS_PER_BYTE, now_ns)
             job.emit(TtsPiece(step.pcm, clause.compute_ns, list(step.marks), job.queue_ns))
         return True

@@ -1,0 +1,148 @@
+"""Whose piece comes next: first pieces first, except before those that are about to fall silent; nobody waits for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtvi_actors.tts.piece_order import PieceOrder
+
+pytestmark = pytest.mark.unit
+
+MS = 1_000_000
+MARGIN_MS, PATIENCE_MS = 120, 1_000
+
+
+def order(*clauses: tuple[str, int, int]) -> PieceOrder[str]:
+    """Clauses as (name, asked for at ms, audio in ms that came at that very moment or 0)."""
+    made: PieceOrder[str] = PieceOrder(MARGIN_MS, PATIENCE_MS)
+    for name, asked_ms, audio_ms in clauses:
+        made.add(name, asked_ms * MS)
+        made.stepped(name, audio_ms * MS, asked_ms * MS)
+    return made
+
+
+def test_nobody_asks() -> None:
+    assert order().next(0) is None
+    assert len(order()) == 0
+
+
+@pytest.mark.parametrize(
+    ("clauses", "now_ms", "expected"),
+    [
+        pytest.param([("b", 1, 0), ("a", 2, 0)], 50, "b", id="first pieces in the order of asking"),
+        pytest.param([("old", 0, 300), ("new", 10, 0)], 20, "new", id="a first piece before one that is ahead of real time"),
+        pytest.param([("old", 0, 300), ("new", 10, 0)], 181, "old", id="not before one that is about to run out"),
+        pytest.param([("old", 0, 300), ("new", 10, 0)], 900, "old", id="nor before one that has run out"),
+        pytest.param([("a", 0, 500), ("b", 0, 400)], 10, "b", id="ahead, both: which runs out first"),
+        pytest.param([("a", 0, 200), ("b", 0, 100)], 400, "b", id="behind, both: which ran out first"),
+        pytest.param([("new", 0, 0), ("old", 0, 1_050)], 1_000, "new", id="one that waited for long is due, too"),
+        pytest.param([("new", 0, 0), ("old", 0, 950)], 1_000, "old", id="behind one that was due before"),
+    ],
+)
+def test_whose_turn_it_is(clauses: list[tuple[str, int, int]], now_ms: int, expected: str) -> None:
+    assert order(*clauses).next(now_ms * MS) == expected
+
+
+def test_a_step_without_sound_leaves_it_a_new_clause() -> None:
+    made = order(("a", 0, 0), ("b", 1, 0))
+    made.stepped("a", 0, 30 * MS)
+    assert made.next(30 * MS) == "a"
+    made.stepped("a", 500 * MS, 60 * MS)
+    assert made.next(60 * MS) == "b"
+
+
+def test_after_a_gap_the_audio_is_played_on_from_now() -> None:
+    made = order(("late", 0, 100), ("other", 0, 1_800))
+    made.stepped("late", 300 * MS, 1_600 * MS)
+    # It would have run out at 400 without the gap; it does at 1,900, behind the other.
+    assert made.next(1_600 * MS) == "other"
+
+
+def test_what_is_over_has_no_turn() -> None:
+    made = order(("a", 0, 0), ("b", 1, 0))
+    made.remove("a")
+    assert list(made) == ["b"]
+    assert made.next(10 * MS) == "b"
+
+
+@dataclass
+class Clause:
+    """One of a simulated run."""
+
+    asked_ms: int
+    steps: list[tuple[int, int]]
+    """(ms of work, ms of audio)."""
+    got_ms: list[int] = field(default_factory=list)
+    due_ms: int = 0
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+STEPS = st.lists(st.tuples(st.integers(1, 150), st.integers(MARGIN_MS, 400)), min_size=1, max_size=8)
+CLAUSES = st.lists(st.builds(Clause, st.integers(0, 1_500), STEPS), min_size=1, max_size=10)
+
+
+def spoken(clauses: list[Clause]) -> list[tuple[int, Clause, list[Clause]]]:
+    """Run a voice over ``clauses`` to the end: (ms, whose turn, who was there) of each step."""
+    waiting = sorted(clauses, key=lambda clause: clause.asked_ms)
+    made: PieceOrder[Clause] = PieceOrder(MARGIN_MS, PATIENCE_MS)
+    now_ms, turns = 0, []
+    while waiting or len(made):
+        if not len(made):
+            now_ms = max(now_ms, waiting[0].asked_ms)
+        while waiting and waiting[0].asked_ms <= now_ms:
+            made.add(waiting[0], waiting[0].asked_ms * MS)
+            waiting.pop(0)
+        clause = made.next(now_ms * MS)
+        assert clause is not None
+        turns.append((now_ms, clause, list(made)))
+        work_ms, audio_ms = clause.steps[len(clause.got_ms)]
+        now_ms += work_ms
+        made.stepped(clause, audio_ms * MS, now_ms * MS)
+        clause.due_ms = (max(clause.due_ms, now_ms) if clause.got_ms else now_ms) + audio_ms
+        clause.got_ms.append(now_ms)
+        if len(clause.got_ms) == len(clause.steps):
+            made.remove(clause)
+    return turns
+
+
+@given(CLAUSES)
+def test_everything_is_spoken_and_nobody_waits_for_good(clauses: list[Clause]) -> None:
+    spoken(clauses)
+    longest_ms = max(work_ms for clause in clauses for work_ms, _ in clause.steps)
+    for clause in clauses:
+        assert len(clause.got_ms) == len(clause.steps)
+        # Once it is due, each other clause has one piece before it at most.
+        begun_ms = clause.got_ms[0] - clause.steps[0][0]
+        assert begun_ms - clause.asked_ms <= PATIENCE_MS - MARGIN_MS + len(clauses) * longest_ms
+
+
+@given(CLAUSES)
+def test_a_second_piece_before_a_first_one_is_for_those_about_to_fall_silent(clauses: list[Clause]) -> None:
+    done: dict[Clause, int] = dict.fromkeys(clauses, 0)
+    due: dict[Clause, int] = {}
+    for now_ms, chosen, there in spoken(clauses):
+        silent = [clause for clause in there if not done[clause]]
+        if done[chosen] and silent:
+            assert due[chosen] - now_ms <= MARGIN_MS
+        pressing = [clause for clause in there if done[clause] and due[clause] - now_ms <= MARGIN_MS]
+        if pressing and not done[chosen]:
+            assert chosen.asked_ms + PATIENCE_MS - now_ms <= MARGIN_MS
+        if pressing and done[chosen]:
+            assert due[chosen] == min(due[clause] for clause in pressing)
+        work_ms, audio_ms = chosen.steps[done[chosen]]
+        due[chosen] = max(due.get(chosen, 0), now_ms + work_ms) + audio_ms
+        done[chosen] += 1
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
+def test_on_a_fast_voice_everybody_s_first_piece_comes_before_anybody_s_second(asked_ms: list[int]) -> None:
+    clauses = [Clause(asked, [(1, 400), (1, 400)]) for asked in asked_ms]
+    turns = [clause for _, clause, there in spoken(clauses) if len(there) == len(clauses) or len(clauses) == 1]
+    firsts = [clause for index, clause in enumerate(turns) if clause not in turns[:index]]
+    assert turns[: len(firsts)] == firsts
