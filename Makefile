@@ -33,8 +33,8 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## all benchmarks, each with a server of its own, 40 minutes; their figures go into README.md (ARGS=NAME runs one)
-	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start barge_in endpointing voice_latency); do $(BIN)/rtvi-actors bench $$name || exit 1; done
+bench: setup  ## all benchmarks, each with a server of its own, 50 minutes; their figures go into README.md (ARGS=NAME runs one)
+	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start barge_in endpointing voice_latency stt_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
 	@$(BIN)/python benchmarks/report.py --write >/dev/null
 
 clean:  ## remove what make made here (not the prepared models)

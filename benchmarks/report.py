@@ -1,9 +1,9 @@
-"""The figures of the last runs as one table, and in the README.
+"""The figures of the last runs as tables and a plot, and in the README.
 
-Reads the last line of each file in benchmarks/results/. Figures of another commit or machine than the newest are marked.
+Reads the last line of each file in benchmarks/results/, and says of which commits, days and machines they are.
 
     python benchmarks/report.py              print the tables (Markdown)
-    python benchmarks/report.py --write      and put them into README.md, between its two "figures" comments
+    python benchmarks/report.py --write      and put them into README.md, between its two "figures" comments; draw the plot
     python benchmarks/report.py --check      exit code 1 when README.md has others
 """
 
@@ -12,12 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from record import RESULTS, ROOT
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: written by benchmarks/report.py -->", "<!-- end of figures -->"
+
+BENCHMARKS = (
+    "voice_latency",
+    "session_capacity",
+    "peers",
+    "stt_batch",
+    "llm_batch",
+    "tts_batch",
+    "noisy_neighbour",
+    "endpointing",
+    "barge_in",
+    "session_start",
+    "frame_hop",
+)
+PLOT = "capacity.svg"
 
 Run = dict[str, Any]
 
@@ -114,18 +130,118 @@ def small(runs: dict[str, Run]) -> str:
     return markdown(["also", "p50, ms", "tail, ms"], rows) if rows else ""
 
 
+def all_keys(rows: list[Run], title: str) -> str:
+    """Rows as they were recorded, a column for each key that any of them has; ``title`` heads the first one."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    header = [f"{title}: {key.replace('_', ' ')}" if number == 0 else key.replace("_", " ") for number, key in enumerate(keys)]
+    return markdown(header, [[row.get(key) for key in keys] for row in rows])
+
+
+def session_capacity(run: Run) -> str:
+    """How many sessions a machine holds."""
+    knee = f"Up to {run['limit_ms']:g} ms at p95, all turns answered: **{run['knee']} sessions** ({run['groups']} groups)."
+    return all_keys(run["rows"], "load") + f"\n\n{knee}"
+
+
+def peers(run: Run) -> str:
+    """The same load on ours and on others, and the ratios."""
+    rows = [{"server": server["name"].replace("_", " "), **row} for server in run["servers"] for row in server["rows"]]
+    failed = [
+        f"{server['name'].replace('_', ' ')} failed: {server['failed']}." for server in run["servers"] if server.get("failed")
+    ]
+    said = [line for name, found in run.get("ratios", {}).items() for line in _ratios(name.replace("_", " "), found)]
+    return "\n\n".join(filter(None, [all_keys(rows, "beside others") if rows else "", " ".join([*said, *failed])]))
+
+
+def _ratios(name: str, found: Run) -> list[str]:
+    speeds = [f"{line['p50']} / {line['p95']} times at {line['sessions']}" for line in found.get("speed", []) if line["p95"]]
+    held = [
+        f"{'at least ' if line['at_least'] else ''}{line['ratio']:g} times the sessions at its p95 of {line['p95_ms']:g} ms"
+        for line in found.get("capacity", [])
+    ]
+    fast = f"as fast (p50 / p95) as {name}: {', '.join(speeds)} sessions." if speeds else ""
+    return list(filter(None, [fast.capitalize(), f"Beside {name}: {'; '.join(held)}." if held else ""]))
+
+
+def stt_batch(run: Run) -> str:
+    """Finals at once, and beside interims."""
+    name = f"finals at once, {run['model']} on {run['device']}"
+    return all_keys(run["rows"], name) + "\n\n" + all_keys(run["beside_interims"], "finals beside interims")
+
+
+def tts_batch(run: Run) -> str:
+    """Clauses at once, a table per voice."""
+    return "\n\n".join(
+        all_keys(voice["rows"], f"clauses at once, {voice['backend']} on {voice['device']}") for voice in run["voices"]
+    )
+
+
+def rows_of(title: str) -> Any:
+    """A table of whatever a run's ``rows`` have."""
+    return lambda run: all_keys(run["rows"], title) if run.get("rows") else ""
+
+
+TABLES = {
+    "voice_latency": voice_latency,
+    "session_capacity": session_capacity,
+    "peers": peers,
+    "stt_batch": stt_batch,
+    "llm_batch": rows_of("answers at once"),
+    "tts_batch": tts_batch,
+    "noisy_neighbour": rows_of("frames beside a bad session"),
+    "endpointing": endpointing,
+}
+"""What has tables of its own, in this order."""
+
+
+def curves(runs: dict[str, Run]) -> dict[str, list[tuple[int, float]]]:
+    """Voice to voice p95 over the number of sessions: name -> (sessions, ms). Of one run, so that all met the same machine."""
+    if "peers" in runs:
+        servers = [(server["name"].replace("_", " "), server["rows"]) for server in runs["peers"]["servers"]]
+    elif "session_capacity" in runs:
+        servers = [(f"{runs['session_capacity']['groups']} groups", runs["session_capacity"]["rows"])]
+    else:
+        servers = []
+    points = {name: [(row["sessions"], row["p95_ms"]) for row in rows if row["p95_ms"] is not None] for name, rows in servers}
+    return {name: found for name, found in points.items() if found}
+
+
+def draw(lines: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    """The plot, as SVG: the same bytes for the same figures."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "rtvi_actors", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(
+            xlabel="sessions",
+            ylabel="voice to voice p95, ms",
+            ylim=(0, None),
+            xticks=sorted({x for p in lines.values() for x, _ in p}),
+        )
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def runs_found() -> dict[str, Run]:
+    """The newest run of each benchmark that has one."""
+    return {name: run for name in BENCHMARKS if (run := last_run(name)) is not None}
+
+
 def report() -> str:
-    """All tables that there are runs for, newest runs first told by commit, machine and day."""
-    names = ("voice_latency", "endpointing", "barge_in", "session_start", "frame_hop")
-    runs = {name: run for name in names if (run := last_run(name)) is not None}
+    """All tables that there are runs for, and the plot's link; first the runs' commits, machines and days."""
+    runs = runs_found()
     if not runs:
         return "No benchmark has been run yet."
     stamps = sorted({f"commit {run['commit']}, {run['at'][:10]}, {run['machine']}" for run in runs.values()})
     parts = ["Measured at " + "; ".join(stamps) + "."]
-    if "voice_latency" in runs:
-        parts.append(voice_latency(runs["voice_latency"]))
-    if "endpointing" in runs:
-        parts.append(endpointing(runs["endpointing"]))
+    parts += [table(runs[name]) for name, table in TABLES.items() if name in runs]
+    if curves(runs):
+        parts.append(f"![Voice to voice p95 over the number of sessions](benchmarks/results/{PLOT})")
     parts.append(small(runs))
     return "\n\n".join(part for part in parts if part)
 
@@ -155,6 +271,8 @@ def main() -> None:
         sys.exit(0 if replaced(readme, figures) == readme else "README.md has other figures: python benchmarks/report.py --write")
     if options.write:
         README.write_text(replaced(readme, figures), encoding="utf-8")
+        if lines := curves(runs_found()):
+            draw(lines, RESULTS / PLOT)
     print(figures)
 
 

@@ -80,6 +80,61 @@ def test_cut_offs_by_length_of_the_pause(report: ModuleType) -> None:
     assert "| all | 18 | 2 | 2 | 240 / - |" in text
 
 
+LOADS = [
+    {"sessions": 1, "lost": 0, "p95_ms": 900},
+    {"sessions": 8, "lost": 0, "p95_ms": 1_700},
+    {"sessions": 12, "lost": 3, "p95_ms": None},
+]
+
+
+def test_capacity_with_its_knee_and_a_plot(report: ModuleType) -> None:
+    write(report, "session_capacity", {"groups": "shared", "limit_ms": 2_000.0, "knee": 8, "rows": LOADS})
+    text = report.report()
+    assert "| load: sessions | lost | p95 ms |" in text
+    assert "| 12 | 3 | - |" in text
+    assert "**8 sessions** (shared groups)" in text
+    assert "](benchmarks/results/capacity.svg)" in text
+    assert report.curves(report.runs_found()) == {"shared groups": [(1, 900), (8, 1_700)]}
+
+
+def test_peers_and_ratios(report: ModuleType) -> None:
+    speed = [{"sessions": 1, "p50": 4.1, "p95": 5.0}, {"sessions": 8, "p50": None, "p95": None}]
+    capacity = [{"p95_ms": 2_500, "theirs": 2, "ours": 8, "at_least": True, "ratio": 4.0}]
+    servers = [{"name": "ours", "rows": LOADS, "failed": ""}, {"name": "off_the_shelf", "rows": [], "failed": "no model"}]
+    write(report, "peers", {"servers": servers, "ratios": {"off_the_shelf": {"speed": speed, "capacity": capacity}}})
+    text = report.report()
+    assert "| ours | 8 | 0 | 1700 |" in text
+    assert "As fast (p50 / p95) as off the shelf: 4.1 / 5.0 times at 1 sessions." in text
+    assert "at least 4 times the sessions at its p95 of 2500 ms" in text
+    assert "off the shelf failed: no model." in text
+    assert list(report.curves(report.runs_found())) == ["ours"]
+
+
+def test_batches_and_neighbours_show_what_was_recorded(report: ModuleType) -> None:
+    stt = {"model": "tiny", "device": "cpu", "rows": [{"sessions": 4, "times_alone": 1.5}], "beside_interims": [{"talking": 4}]}
+    write(report, "stt_batch", stt)
+    write(report, "tts_batch", {"voices": [{"backend": "hibari", "device": "cpu", "rows": [{"sessions": 8, "in_turns": "5/5"}]}]})
+    write(report, "llm_batch", {"rows": [{"engine": "ctranslate2", "tokens_per_s": 80}, {"engine": "other", "only_here": 1}]})
+    write(report, "noisy_neighbour", {"rows": [{"groups": "own", "p99_ratio": 1.02}]})
+    text = report.report()
+    assert "| finals at once, tiny on cpu: sessions | times alone |" in text
+    assert "| 8 | 5/5 |" in text
+    assert "| answers at once: engine | tokens per s | only here |" in text
+    assert "| other | - | 1 |" in text
+    assert "| own | 1.02 |" in text
+    assert "svg" not in text
+
+
+def test_the_plot_is_the_same_for_the_same_figures(report: ModuleType, tmp_path: Path) -> None:
+    lines = {"ours": [(1, 900.0), (8, 1_700.0)], "theirs": [(1, 2_500.0)]}
+    report.draw(lines, tmp_path / "a.svg")
+    report.draw(lines, tmp_path / "b.svg")
+    svg = (tmp_path / "a.svg").read_text()
+    assert svg == (tmp_path / "b.svg").read_text()
+    assert "theirs" in svg
+    assert "sessions" in svg
+
+
 def test_only_the_block_of_the_readme_is_replaced(report: ModuleType) -> None:
     readme = f"# Name\n\n{report.BEGIN}\nold\n{report.END}\nrest\n"
     new = report.replaced(readme, "new")
