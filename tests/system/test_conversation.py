@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rtvi_actors.config import Config
 from rtvi_actors.testing.client import Received, RtviClient
 from rtvi_actors.testing.recordings import AUDIBLE_RMS, rms
 
@@ -195,3 +198,40 @@ async def test_two_sessions_do_not_mix(app: Any, connected: Any, utterances: Any
 
 async def _bot_speaks(client: RtviClient, start: int) -> Received:
     return await client.wait_type("bot-started-speaking", 60, start)
+
+
+def worked_ns(process: Any) -> dict[int, int]:
+    """How long each thread of a process ran so far, without the main one and the named ones, which are Ray's."""
+    ran = {}
+    for thread in process.threads():
+        folder = Path(f"/proc/{process.pid}/task/{thread.id}")
+        with contextlib.suppress(FileNotFoundError):
+            if thread.id != process.pid and (folder / "comm").read_text().startswith("ray::"):
+                ran[thread.id] = int((folder / "schedstat").read_text().split()[0])
+    return ran
+
+
+BUDGETS = {
+    "SttEngine": Config().stt.threads,
+    "LlmEngine": 2 * Config().llm.threads,  # two decoders, so that a turn begins while another one is decoded
+    "TtsEngine": Config().tts.threads,
+    "SpeakingActor": 1,
+    "SttActor": 1,
+    "LlmActor": 1,
+    "TtsActor": 1,
+}
+
+
+async def test_no_process_works_in_more_threads_than_it_is_configured_to(
+    app: Any, connected: Any, utterances: Any, actors: Any
+) -> None:
+    async with connected(app.ws_url, microphone=True) as client:
+        processes = {kind: actors(app, kind) for kind in BUDGETS}
+        before = {process.pid: worked_ns(process) for found in processes.values() for process in found}
+        await client.turn(client.say(utterances[-1].pcm), deadline_s=120)
+        for kind, budget in BUDGETS.items():
+            assert processes[kind], kind
+            for process in processes[kind]:
+                did = [ran - before[process.pid].get(thread, 0) for thread, ran in worked_ns(process).items()]
+                # A pool of threads shares the work; what only looks after something does much less of it.
+                assert len([ns for ns in did if ns > 0.2 * sum(did)]) <= budget, (kind, sorted(did, reverse=True))
