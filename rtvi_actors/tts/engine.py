@@ -17,6 +17,8 @@ class TtsRequest(Struct, frozen=True, array_like=True):
     text: str
     voice: str = ""
     speed: float = 1.0
+    reserve_ms: int = 0
+    """How long what the session said before goes on playing: so much later is the first sound wanted."""
 
 
 class TtsPiece(Struct, frozen=True, array_like=True):

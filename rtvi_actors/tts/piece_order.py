@@ -7,7 +7,8 @@ The rule, in this order:
 3. The others, the one that is due first before all.
 
 A clause is *due* when its audio runs out in a player that began with its first piece. A clause without sound is due ``patience_ms``
-after it was asked for, so that those which are spoken already cannot hold it up for good.
+after it was asked for, so that those which are spoken already cannot hold it up for good. A clause that goes on with what its
+session is saying is one of the others, due when that has been played.
 
 Why 1 comes before 2: a first piece is short, and runs out while four others' first pieces are computed. Who waits a little longer
 hears nothing odd; a gap in the middle of a word is heard.
@@ -47,9 +48,9 @@ class PieceOrder(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return iter(self._clauses)
 
-    def add(self, clause: Item, now_ns: int) -> None:
-        """``clause`` is asked for."""
-        self._clauses[clause] = _Playout(now_ns + self._patience_ns)
+    def add(self, clause: Item, now_ns: int, reserve_ns: int = 0) -> None:
+        """``clause`` is asked for. ``reserve_ns``: so long will what was said before it go on playing."""
+        self._clauses[clause] = _Playout(now_ns + (reserve_ns or self._patience_ns), has_sound=reserve_ns > 0)
 
     def next(self, now_ns: int) -> Item | None:
         """The clause whose piece comes next; None if there is none. It stays where it is until :meth:`stepped`."""

@@ -76,7 +76,7 @@ class PieceWorker:
                 raise EngineLostError("the voice is closed")
             if len(self._order) >= MAX_CLAUSES:
                 raise EngineTimeoutError(f"the voice is overloaded: {len(self._order)} clauses wait for it")
-            self._order.add(_Clause(job), time.monotonic_ns())
+            self._order.add(_Clause(job), time.monotonic_ns(), request.reserve_ms * 1_000_000)
             self._changed.notify()
         try:
             while (piece := await job.next_piece()) is not None:

@@ -123,7 +123,9 @@ class TtsStage:
         self._queue: deque[_Speech] = deque()
         self._running: _Speech | None = None
         self._heard_of = (0, 0)
-        """(turn, attempt) whose first audio was sent last."""
+        """(turn, attempt) whose first audio was sent last ..."""
+        self._runs_out_ms = 0
+        """... and when what was sent of it has been played, if that began at once."""
 
     async def open(self) -> None:
         """Nothing to prepare."""
@@ -209,7 +211,8 @@ class TtsStage:
 
     async def _stream(self, speech: _Speech) -> None:
         asked_ms = self._port.now_ms()
-        request = TtsRequest(text=speech.clause.text)
+        goes_on = self._heard_of == (speech.turn, speech.attempt)
+        request = TtsRequest(text=speech.clause.text, reserve_ms=max(0, self._runs_out_ms - asked_ms) if goes_on else 0)
         answer = self._client.stream(request, first_timeout_ms=self._timeout_ms, idle_timeout_ms=self._timeout_ms)
         async with aclosing(answer) as pieces:
             async for piece in pieces:
@@ -230,7 +233,7 @@ class TtsStage:
         The edge closes the account of the turn's latency with its first sound, and what is written first is there first.
         """
         if self._heard_of != (speech.turn, speech.attempt):
-            self._heard_of = (speech.turn, speech.attempt)
+            self._heard_of, self._runs_out_ms = (speech.turn, speech.attempt), 0
             self._metric(speech, "ttfb_ms", float(self._port.now_ms() - speech.since_ms))
             self._metric(speech, "compute_ms", compute_ns / 1e6)
 
@@ -239,6 +242,7 @@ class TtsStage:
         frame = BotAudio(turn=turn, attempt=attempt, clause=speech.number, first_sample=first, pcm=pcm)
         await self._port.send_credited("edge", "bot_audio", frame, len(pcm))
         speech.sent_samples += len(pcm) // 2
+        self._runs_out_ms = max(self._runs_out_ms, self._port.now_ms()) + len(pcm) * 1_000 // (2 * SAMPLE_RATE_HZ)
 
     def _mark(self, speech: _Speech, piece: TtsPiece) -> None:
         marks = [list(mark) for mark in piece.marks]

@@ -62,6 +62,17 @@ def test_after_a_gap_the_audio_is_played_on_from_now() -> None:
     assert made.next(1_600 * MS) == "other"
 
 
+def test_a_clause_that_goes_on_is_due_when_what_was_said_before_it_runs_out() -> None:
+    made = order(("other", 0, 700))
+    made.add("goes on", 0, reserve_ns=500 * MS)
+    made.add("new", 100 * MS)
+    assert made.next(200 * MS) == "new"
+    made.remove("new")
+    assert made.next(200 * MS) == "goes on"
+    made.stepped("goes on", 300 * MS, 250 * MS)  # it lasts until 800 now
+    assert made.next(260 * MS) == "other"
+
+
 def test_what_is_over_has_no_turn() -> None:
     made = order(("a", 0, 0), ("b", 1, 0))
     made.remove("a")

@@ -311,3 +311,15 @@ async def test_every_clause_is_granted_once_and_nothing_void_is_sent(actions):
     assert ends == sorted(set(ends))
     await session.port.close()
     assert session.port.errors == []
+
+
+async def test_the_voice_is_told_how_long_what_was_said_before_goes_on_playing():
+    session = Session()
+    await session.receive(Clause(turn=1, attempt=1, clause=0, text="One."), Clause(turn=1, attempt=1, clause=1, text="Two."))
+    await session.piece(bytes(20 * FRAME_BYTES))  # 800 ms
+    await session.port.advance(300)
+    await session.end()
+    await session.receive(Clause(turn=2, attempt=1, clause=0, text="Another answer."))
+    await session.end()
+    asked = [msgspec.msgpack.decode(request.payload, type=TtsRequest) for request in session.requests]
+    assert [(request.text, request.reserve_ms) for request in asked] == [("One.", 0), ("Two.", 500), ("Another answer.", 0)]
