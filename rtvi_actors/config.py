@@ -241,7 +241,8 @@ class Llm(Engine, frozen=True):
     """The language model."""
 
     backend: str = "ctranslate2"
-    """``ctranslate2``, ``transformers``, ``openai`` (any endpoint that speaks OpenAI's chat completions) or ``module:Class``."""
+    """``ctranslate2``, ``openvino`` (CPU only), ``transformers``, ``openai`` (any endpoint that speaks OpenAI's chat completions)
+    or ``module:Class``."""
     model: str = "smollm2-135m-instruct"
     """A name of ``rtvi-actors models list``, or a folder; for ``openai``, the endpoint's own name of it."""
     base_url: str = ""
@@ -261,7 +262,7 @@ class Llm(Engine, frozen=True):
     """0 decodes greedily."""
     repetition_penalty: Annotated[float, Meta(ge=1, le=2)] = 1.2
     """Above 1, tokens that an answer has already are less likely. Small models repeat themselves without it. Not sent to
-    ``openai``."""
+    ``openai``; ``openvino`` takes off what comes near it."""
     speculate: bool = True
     """Start on the transcript before the turn is committed. Nothing is audible or remembered before the commit."""
 

@@ -28,6 +28,7 @@ BACKENDS = {
     "llm": {
         "ctranslate2": "rtvi_actors.llm.ctranslate2:CTranslate2Llm",
         "openai": "rtvi_actors.llm.openai:OpenAiLlm",
+        "openvino": "rtvi_actors.llm.openvino:OpenVinoLlm",
         "transformers": "rtvi_actors.llm.transformers:TransformersLlm",
     },
     "tts": {"coqui": "rtvi_actors.tts.coqui:CoquiTts", "hibari": "rtvi_actors.tts.hibari:HibariTts"},

@@ -1,8 +1,8 @@
 """A language model by transformers: the natural way on a GPU.
 
-One thread works on all requests, one decoding step of each in turn, so that a new request starts at once and none waits for
-another's whole answer. Each session's key-value cache is kept between its turns: of a new prompt only what differs from the last
-one is computed.
+All answers are decoded together, one padded pass of the model per step; requests join and leave between steps. Prompts are computed
+in passes of their own, in parts, so that answers that run are held up by one part at most. What was computed is kept for each
+session: of its next prompt only what differs is computed, and a new session takes the beginning that it shares with another.
 """
 
 from __future__ import annotations
@@ -10,65 +10,49 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtvi_actors.engines.batch_worker import Job
-from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError, ModelMissingError
+from rtvi_actors.errors import EngineError, EngineLostError, ModelMissingError
+from rtvi_actors.llm.decoding import Answer, Outcome, StepWorker
 from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
-from rtvi_actors.llm.prompt import ChatPrompt, Detokenizer
+from rtvi_actors.llm.kept import KeptCaches, shares
+from rtvi_actors.llm.padded import PaddedBatch
+from rtvi_actors.llm.prompt import ChatPrompt
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, limit_threads, work_offline
-from rtvi_actors.observe.figures import batch_sizes
 
 if TYPE_CHECKING:
     from rtvi_actors.config import Config
 
 log = logging.getLogger(__name__)
 
-KEPT_SESSIONS = 16
-"""Sessions whose key-value cache is kept; the one that was used longest ago beyond it is dropped."""
+KEPT_BYTES = 512 * 1024 * 1024
+"""Key-value caches that are kept in all. SmolLM2-135M has 23 kB per token in bfloat16: 22,000 tokens."""
+KEPT_MS = 600_000
+"""A session that says nothing for so long begins anew."""
 PREFILL_TOKENS = 256
-"""Tokens of a prompt that are computed in one step: others' answers wait no longer than that."""
-MAX_WAITING = 256
-"""Requests that may wait; the next one is refused."""
+"""Tokens of prompts, padding included, that are computed between two steps of the answers that run."""
 SAMPLED_TOKENS = 40
 """With a temperature: the likeliest tokens that are drawn from."""
-CLOSE_TIMEOUT_S = 5.0
-
-LlmJob = Job[LlmRequest, LlmPiece]
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A key-value cache and the tokens that it holds."""
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One answer in the model. ``seen``: tokens that its cache holds; ``todo``: those that come next, at least one."""
 
-    cache: Any
-    tokens: list[int]
-
-
-@dataclass(slots=True)
-class _Work:
-    """One request. ``todo``: tokens that the model has not seen yet, the newest of the answer among them."""
-
-    job: LlmJob
-    prompt: list[int]
-    text: Detokenizer
+    answer: Answer
+    seen: list[int]
     todo: list[int]
-    kept: _Kept
-    count: int = 0
-    compute_ns: int = 0
+    cache: Any
+    computed: bool = False
+    """Whether the cache has more than what was taken over."""
 
 
 class TransformersLlm:
-    """An LlmBackend on transformers, bfloat16.
-
-    ``compute_ns`` of a request is the time of its own steps.
-    """
+    """An LlmBackend and a StepModel on transformers, bfloat16. For models all of whose layers have full attention."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -76,12 +60,16 @@ class TransformersLlm:
         self._model: Any = None
         self._torch: Any = None
         self._device = "cuda" if config.llm.num_gpus > 0 else "cpu"
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[LlmJob, list[int], Detokenizer]] = deque()
-        self._running: deque[_Work] = deque()
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._kept_lock = threading.Lock()
+        self._kept: KeptCaches[Any] = KeptCaches(KEPT_BYTES, KEPT_MS)
+        self._over: set[Answer] = set()
+        """Answers that run of sessions that have ended: nothing is kept of them."""
+        self._rows: dict[Answer, _Row] = {}
+        self._batch: tuple[list[_Row], PaddedBatch] | None = None
+        """Those whose answers run, in the batch as it was after the last step."""
+        self._worker: StepWorker | None = None
+        self.prefilled_tokens = 0
+        """Tokens of prompts that were computed so far."""
 
     @property
     def memory_bytes(self) -> int:
@@ -117,190 +105,160 @@ class TransformersLlm:
         limit_threads(self._config.llm.threads)
         self._torch = torch
         self._model = _load(AutoModelForCausalLM, folder, torch.bfloat16).to(self._device).eval()
-        self._thread = threading.Thread(target=self._main, name="llm-transformers", daemon=True)
-        self._thread.start()
+        self._worker = StepWorker("llm-transformers", self, self._prompt, self._config.llm.max_batch)
 
     def warm_up(self) -> None:
-        """Answer once."""
+        """A prompt and a step."""
         ids = self._prompt.encode([ChatMessage("user", "Hello.")]).ids
-        kept = self._new_cache()
-        self._forward(ids, kept)
-        self._forward(ids[:1], kept)
+        batch = PaddedBatch(self._model, [None])
+        batch.forward([ids])
+        batch.forward([ids[:1]])
 
     async def stream(self, session: str, request: LlmRequest) -> AsyncGenerator[LlmPiece, None]:
-        """Answer ``request``, a piece per token. Closing the iterator stops it within one step.
-
-        Raises:
-            EngineError: the chat template refuses the messages, or the model failed.
-            EngineTimeoutError: too many requests wait.
-            EngineLostError: the backend was closed.
-        """
-        if self._model is None:
+        """Answer ``request``; see :meth:`StepWorker.stream`."""
+        if self._worker is None:
             raise EngineLostError("the language model is not loaded")
-        job: LlmJob = Job(session, request)
-        # On the event loop, since the queue keeps the order of arrival: 1 ms for a long prompt.
-        entry = (job, list(self._prompt.encode(request.messages).ids), self._prompt.detokenizer())
-        with self._changed:
-            if self._closed:
-                raise EngineLostError("the language model is closed")
-            if len(self._waiting) >= MAX_WAITING:
-                raise EngineTimeoutError(f"{MAX_WAITING} requests already wait for the language model")
-            self._waiting.append(entry)
-            self._changed.notify()
-        try:
-            while (piece := await job.next_piece()) is not None:
-                yield piece
-        finally:
-            job.withdraw()
-            with self._changed, suppress(ValueError):
-                self._waiting.remove(entry)
+        async for piece in self._worker.stream(session, request):
+            yield piece
 
     def forget(self, session: str) -> None:
         """Drop the session's cache."""
-        with self._changed:
-            self._kept.pop(session, None)
+        with self._kept_lock:
+            self._kept.forget(session)
+            self._over.update(answer for answer in list(self._rows) if answer.job.session == session)
 
     def close(self) -> None:
         """Fail what waits and runs, end the thread."""
-        with self._changed:
-            self._closed = True
-            orphans = [job for job, _, _ in self._waiting]
-            self._waiting.clear()
-            self._changed.notify_all()
-        for job in orphans:
-            job.fail(EngineLostError("the language model was closed"))
-        if self._thread is not None:
-            self._thread.join(CLOSE_TIMEOUT_S)
-            if self._thread.is_alive():
-                log.warning("thread %s still works %s s after it was closed", self._thread.name, CLOSE_TIMEOUT_S)
+        if self._worker is not None:
+            self._worker.close()
         self._model = None
 
-    # --------------------------------------------------------------------------------------------------- on its thread
+    # ------------------------------------------------------------------------------------------------ for the StepWorker
 
-    def _main(self) -> None:
-        while self._admit():
-            if not self._running:
-                continue
-            work = self._running.popleft()
-            try:
-                going_on = self._step(work)
-            except Exception as error:
-                # A model's own error must not end the thread: other requests still come.
-                log.exception("the language model failed")
-                work.job.fail(EngineError(f"{type(error).__name__}: {error}"))
-                continue
-            if going_on:
-                self._running.append(work)
-            else:
-                self._finish(work)
-        for work in self._running:
-            work.job.fail(EngineLostError("the language model was closed"))
-        self._running.clear()
+    def join(self, answer: Answer) -> None:
+        """Take over what is kept of the beginning of its prompt."""
+        with self._kept_lock:
+            common, cache = self._kept.longest(answer.job.session, answer.prompt, _now_ms())
+            mine = None if cache is None else cache[:, :, :common]
+            self._rows[answer] = _Row(answer, answer.prompt[:common], answer.prompt[common:], mine)
 
-    def _admit(self) -> bool:
-        """Take what waits, as far as there is room; wait while there is nothing to do. False when the backend was closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
-            while self._waiting and len(self._running) < self._config.llm.max_batch and not self._closed:
-                job, prompt, text = self._waiting.popleft()
-                job.taken()
-                try:
-                    # New requests go first: their users wait for the first word.
-                    self._running.appendleft(self._begin(job, prompt, text))
-                    batch_sizes.add(len(self._running))
-                except Exception as error:
-                    log.exception("a key-value cache could not be taken over")
-                    job.fail(EngineError(f"{type(error).__name__}: {error}"))
-            return not self._closed
+    def step(self) -> Iterator[tuple[Answer, Outcome]]:
+        """A part of the prompts, and a token for each answer that runs."""
+        running = [row for row in self._rows.values() if row.answer.said]
+        joining = [row for row in self._rows.values() if not row.answer.said]
+        if joining:
+            yield from self._prefill(joining)
+        if running:
+            yield from self._decode(running)
 
-    def _begin(self, job: LlmJob, prompt: list[int], text: Detokenizer) -> _Work:
-        """Take over the session's cache, as far as it holds the beginning of this prompt."""
-        kept = self._kept.pop(job.session, None) or self._new_cache()
-        # At least one token must go through the model, for what comes after it.
-        common = min(common_prefix(kept.tokens, prompt), len(prompt) - 1)
-        if common < len(kept.tokens):
-            if common:
-                kept.cache.crop(common - len(kept.tokens))
-                del kept.tokens[common:]
-            else:
-                kept = self._new_cache()
-        return _Work(job, prompt, text, prompt[common:], kept)
-
-    def _step(self, work: _Work) -> bool:
-        """One pass through the model. False when the answer is complete, or nobody wants it."""
-        if work.job.withdrawn:
-            return False
-        begun_ns = time.monotonic_ns()
-        part, work.todo = work.todo[:PREFILL_TOKENS], work.todo[PREFILL_TOKENS:]
-        logits = self._forward(part, work.kept)
-        token_id = -1 if work.todo else self._choose(self._unlike(work, logits), work.job.request.temperature)
-        work.compute_ns += time.monotonic_ns() - begun_ns
-        if work.todo:
-            return True
-        work.todo = [token_id]
-        return self._give(work, token_id)
-
-    def _give(self, work: _Work, token_id: int) -> bool:
-        """Hand on a token. False when it is the last."""
-        reason = text = ""
-        if token_id in self._prompt.end_ids:
-            reason = "stop"
-        else:
-            work.count += 1
-            text = work.text.push(token_id)
-            reason = "length" if work.count >= work.job.request.max_tokens else ""
-        if text or reason:
-            work.job.emit(LlmPiece(text, work.compute_ns, reason, len(work.prompt), work.count, work.job.queue_ns))
-        return not reason
-
-    def _finish(self, work: _Work) -> None:
+    def leave(self, answer: Answer) -> None:
         """Keep its cache for the session's next turn."""
-        work.job.end()
-        with self._changed:
-            self._kept[work.job.session] = work.kept
-            self._kept.move_to_end(work.job.session)
-            while len(self._kept) > KEPT_SESSIONS:
-                self._kept.popitem(last=False)
+        row = self._rows[answer]
+        if self._batch is not None and row in self._batch[0]:
+            self._break_up()
+        self._keep(row)
+        with self._kept_lock:
+            del self._rows[answer]
+            self._over.discard(answer)
 
-    def _forward(self, ids: list[int], kept: _Kept) -> Any:
-        """Put ``ids`` through the model; its scores for the token after them."""
-        with self._torch.inference_mode():
-            inputs = self._torch.tensor([ids], device=self._device)
-            result = self._model(input_ids=inputs, past_key_values=kept.cache, use_cache=True, logits_to_keep=1)
-        kept.tokens.extend(ids)
-        return result.logits[0, -1]
+    # -------------------------------------------------------------------------------------------------------- the passes
 
-    def _unlike(self, work: _Work, logits: Any) -> Any:
-        """Make what this answer has already less likely."""
-        from transformers import RepetitionPenaltyLogitsProcessor
+    def _prefill(self, rows: list[_Row]) -> Iterator[tuple[Answer, Outcome]]:
+        parts = shares([len(row.todo) for row in rows], PREFILL_TOKENS)
+        rows = [row for row, part in zip(rows, parts, strict=True) if part]
+        batch = PaddedBatch(self._model, [row.cache for row in rows])
+        tokens = [row.todo[:part] for row, part in zip(rows, parts, strict=False)]
+        try:
+            scores = batch.forward(tokens)
+        except Exception as error:
+            yield from self._apart(rows, error, self._prefill)
+            return
+        self.prefilled_tokens += sum(map(len, tokens))
+        complete = []
+        for at, (row, part) in enumerate(zip(rows, tokens, strict=True)):
+            row.seen, row.todo, row.cache = row.seen + part, row.todo[len(part) :], batch.cache_of(at)
+            row.computed = True
+            if not row.todo:
+                complete.append(at)
+                self._keep(row)
+        if complete:
+            yield from self._choose([rows[at] for at in complete], scores[complete])
 
-        said = work.kept.tokens[len(work.prompt) :]
+    def _decode(self, rows: list[_Row]) -> Iterator[tuple[Answer, Outcome]]:
+        if self._batch is None or self._batch[0] != rows:
+            self._break_up()
+            self._batch = (rows, PaddedBatch(self._model, [row.cache for row in rows]))
+            for row in rows:
+                row.cache = None  # it is in the batch now
+        batch = self._batch[1]
+        try:
+            scores = batch.forward([row.todo for row in rows])
+        except Exception as error:
+            self._break_up()
+            yield from self._apart(rows, error, self._decode)
+            return
+        for row in rows:
+            row.seen.extend(row.todo)
+        yield from self._choose(rows, scores)
+
+    def _apart(self, rows: list[_Row], error: Exception, run: Any) -> Iterator[tuple[Answer, Outcome]]:
+        """A pass failed: each row alone, so that only those fail that cannot be helped."""
+        log.warning("a pass over %d answers failed", len(rows), exc_info=error)
+        if len(rows) == 1:
+            yield rows[0].answer, EngineError(f"{type(error).__name__}: {error}")
+            return
+        for row in rows:
+            yield from run([row])
+
+    def _break_up(self) -> None:
+        """Give the rows of the batch their caches back."""
+        if self._batch is not None:
+            rows, batch = self._batch
+            for at, row in enumerate(rows):
+                row.cache = batch.cache_of(at)
+        self._batch = None
+
+    def _keep(self, row: _Row) -> None:
+        if not row.computed:
+            return
+        size_bytes = row.cache.numel() * row.cache.element_size()
+        with self._kept_lock:
+            if row.answer in self._over:
+                return
+            self._kept.put(row.answer.job.session, row.seen, row.cache, size_bytes, _now_ms())
+
+    # -------------------------------------------------------------------------------------------------------- the tokens
+
+    def _choose(self, rows: list[_Row], scores: Any) -> Iterator[tuple[Answer, Outcome]]:
+        for at, row in enumerate(rows):
+            self._make_said_less_likely(row.answer.said, scores[at])
+        best = scores.argmax(dim=-1).tolist()
+        for at, row in enumerate(rows):
+            temperature = row.answer.job.request.temperature
+            try:
+                token = best[at] if temperature <= 0 else self._draw(scores[at], temperature)
+            except RuntimeError as error:
+                yield row.answer, EngineError(f"no token could be drawn: {error}")
+                continue
+            row.todo = [token]
+            yield row.answer, [token]
+
+    def _make_said_less_likely(self, said: list[int], scores: Any) -> None:
+        """The repetition penalty, in place, on what this answer has already. The prompt's own words stay as likely as they are."""
         penalty = self._config.llm.repetition_penalty
-        if not said or penalty == 1:
-            return logits
-        return RepetitionPenaltyLogitsProcessor(penalty)(self._torch.tensor([said], device=self._device), logits[None].float())[0]
+        if said and penalty != 1:
+            ids = self._torch.tensor(sorted(set(said)), device=scores.device)
+            before = scores[ids]
+            scores[ids] = self._torch.where(before > 0, before / penalty, before * penalty)
 
-    def _choose(self, logits: Any, temperature: float) -> int:
-        if temperature <= 0:
-            return int(logits.argmax())
-        best = self._torch.topk(logits.float(), SAMPLED_TOKENS)
+    def _draw(self, scores: Any, temperature: float) -> int:
+        best = self._torch.topk(scores, SAMPLED_TOKENS)
         probabilities = self._torch.softmax(best.values / temperature, dim=-1)
         return int(best.indices[self._torch.multinomial(probabilities, 1)])
 
-    def _new_cache(self) -> _Kept:
-        from transformers import DynamicCache
 
-        return _Kept(DynamicCache(), [])
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens the two have in common at their beginning."""
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def _load(auto: Any, folder: Path, dtype: Any) -> Any:

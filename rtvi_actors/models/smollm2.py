@@ -1,7 +1,8 @@
-"""SmolLM2: from the GGUF file of its package to a transformers folder, and from there to CTranslate2.
+"""SmolLM2: from the GGUF file of its package to a transformers folder, from there to CTranslate2; and to OpenVINO.
 
 The weights of the GGUF file are quantized to 4 bits; they are dequantized once and kept as bfloat16 (transformers, for a GPU)
-and as int8 (CTranslate2, three times faster on a CPU). Both folders carry the tokenizer with its chat template.
+and as int8 (CTranslate2, three times faster on a CPU). OpenVINO takes the 4 bits as they are. All folders carry the tokenizer with
+its chat template.
 """
 
 from __future__ import annotations
@@ -48,6 +49,22 @@ def transformers_to_ctranslate2(source: Path, folder: Path) -> None:
 
     # The converter insists on a folder of its own making.
     TransformersConverter(str(source)).convert(str(folder), quantization="int8_float32", force=True)
+    _copy_tokenizer(source, folder)
+
+
+def gguf_to_openvino(gguf: Path, source: Path, folder: Path) -> None:
+    """Write an OpenVINO folder for the GGUF file ``gguf``, with the tokenizer of the transformers folder ``source``. Takes 5 s."""
+    import openvino_genai
+
+    # It saves beside what it read, and only as it loads: so it reads a link to the file.
+    link = folder / gguf.name
+    link.symlink_to(gguf)
+    openvino_genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+    link.unlink()
+    _copy_tokenizer(source, folder)
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)

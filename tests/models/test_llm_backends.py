@@ -16,12 +16,15 @@ from rtvi_actors.config import Config
 from rtvi_actors.errors import EngineLostError, ModelMissingError
 from rtvi_actors.llm.ctranslate2 import CTranslate2Llm
 from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
+from rtvi_actors.llm.openvino import OpenVinoLlm
 from rtvi_actors.llm.prompt import ChatPrompt
 from rtvi_actors.llm.transformers import TransformersLlm
 from rtvi_actors.models.prepare import missing, path_of
 from rtvi_actors.models.torch_setup import ensure_torchaudio, work_offline
 
+BACKENDS = {"ctranslate2": CTranslate2Llm, "openvino": OpenVinoLlm, "transformers": TransformersLlm}
 CONFIG = Config()
+CONFIGS = {kind: CONFIG.replace(llm={"backend": name}) for name, kind in BACKENDS.items()}
 
 pytestmark = [
     pytest.mark.models,
@@ -32,9 +35,9 @@ SYSTEM = ChatMessage("system", "Answer in one or two short sentences.")
 FRANCE = "What is the capital of France?"
 
 
-@pytest.fixture(scope="module", params=[CTranslate2Llm, TransformersLlm], ids=["ctranslate2", "transformers"])
+@pytest.fixture(scope="module", params=BACKENDS.values(), ids=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
-    model = request.param(CONFIG)
+    model = request.param(CONFIGS[request.param])
     model.load()
     model.warm_up()
     yield model
@@ -102,7 +105,11 @@ async def test_closing_the_iterator_stops_the_model(backend: Any) -> None:
         await anext(pieces)
     # the next one does not wait for 2,000 tokens
     assert "Paris" in text_of(await asyncio.wait_for(pieces_of(backend, ask(FRANCE)), 30))
-    await until(lambda: not backend._running)
+    await until(lambda: is_idle(backend))
+
+
+def is_idle(backend: Any) -> bool:
+    return not backend._running if isinstance(backend, CTranslate2Llm) else not backend._worker.busy
 
 
 async def until(done: Any) -> None:
@@ -114,7 +121,7 @@ async def until(done: Any) -> None:
 
 async def test_a_second_turn_knows_the_first(backend: Any) -> None:
     first = text_of(await pieces_of(backend, ask(FRANCE), "capitals"))
-    await until(lambda: not backend._running)
+    await until(lambda: is_idle(backend))
     second = text_of(await pieces_of(backend, ask(FRANCE, first, "And of Italy?"), "capitals"))
     assert "Rome" in second
     backend.forget("capitals")
@@ -143,8 +150,8 @@ async def test_what_is_kept_between_turns_changes_nothing() -> None:
         "The old lighthouse stood on a cliff above the sea, and every evening the keeper climbed its stairs to light the lamp. " * 3
     )
     request = ask(story, "What a fine story.", "Where did the lighthouse stand?", max_tokens=8)
-    for kind in (CTranslate2Llm, TransformersLlm):
-        warm, cold = kind(CONFIG), kind(CONFIG)
+    for kind in BACKENDS.values():
+        warm, cold = kind(CONFIGS[kind]), kind(CONFIGS[kind])
         for backend in (warm, cold):
             backend.load()
         await pieces_of(warm, ask(story, max_tokens=3))
@@ -172,8 +179,9 @@ async def test_ctranslate2_forgets_when_its_memory_is_full(monkeypatch: pytest.M
     backend.close()
 
 
-async def test_a_closed_backend_refuses() -> None:
-    backend = CTranslate2Llm(CONFIG)
+@pytest.mark.parametrize("kind", BACKENDS.values(), ids=BACKENDS)
+async def test_a_closed_backend_refuses(kind: Any) -> None:
+    backend = kind(CONFIGS[kind])
     with pytest.raises(EngineLostError):
         await pieces_of(backend, ask(FRANCE))
     backend.load()
@@ -188,22 +196,23 @@ async def test_a_closed_backend_refuses() -> None:
 
 
 def test_a_model_that_is_not_there() -> None:
-    config = CONFIG.replace(llm={"model": "no-such-model"})
-    for kind in (CTranslate2Llm, TransformersLlm):
+    for name, kind in BACKENDS.items():
+        config = CONFIG.replace(llm={"backend": name, "model": "no-such-model"})
         with pytest.raises(ModelMissingError, match="no-such-model"):
             kind(config).load()
 
 
-def test_ctranslate2_imports_no_torch() -> None:
-    code = """
+@pytest.mark.parametrize("name", ["ctranslate2", "openvino"])
+def test_on_a_cpu_no_torch_is_imported(name: str) -> None:
+    code = f"""
 import sys
 from rtvi_actors.config import Config
-from rtvi_actors.llm.ctranslate2 import CTranslate2Llm
-backend = CTranslate2Llm(Config())
+from {BACKENDS[name].__module__} import {BACKENDS[name].__name__} as Llm
+backend = Llm(Config().replace(llm={{"backend": {name!r}}}))
 backend.load()
 backend.warm_up()
 backend.close()
-assert not {"torch", "transformers"} & set(sys.modules)
+assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

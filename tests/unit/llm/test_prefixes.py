@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtvi_actors.llm.kept import common_prefix
 from rtvi_actors.llm.prefixes import Prefixes, Prime
-from rtvi_actors.llm.transformers import common_prefix
 
 pytestmark = pytest.mark.unit
 
