@@ -43,8 +43,8 @@ def record(root: int, sessions: int, seconds: float) -> list[Path]:
             # Not blocking: a process that is stopped for its stack misses heartbeats, and its sessions end.
             options = ["--nonblocking", "--format", "flamegraph", "--function", "--threads"]
             options += ["--rate", str(RATE_HZ), "--duration", f"{seconds:.0f}"]
-            command = [_py_spy(), "record", *options, "--output", str(path), "--pid", str(process.pid)]
-            running[path] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            command = ["py-spy", "record", *options, "--output", path.name, "--pid", str(process.pid)]  # the picture's title
+            running[path] = subprocess.Popen(command, executable=_py_spy(), cwd=FOLDER, stdout=subprocess.DEVNULL)
     try:
         for _ in track(range(int(seconds)), f"{sessions} sessions", console=Console(stderr=True), transient=True):
             time.sleep(1.0)
