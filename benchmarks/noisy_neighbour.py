@@ -22,6 +22,7 @@ import contextlib
 import re
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -34,7 +35,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rtvi_actors.config import Config
-from rtvi_actors.errors import RtviActorsError
+from rtvi_actors.errors import CapacityError, RtviActorsError
 from rtvi_actors.testing.client import RtviClient, gaps_ms
 
 KINDS = ("control", "blocks", "floods")
@@ -44,7 +45,23 @@ CULPRIT = re.compile(r"the bot Neighbour (?:stood|stands) still .*neighbour_bot\
 AGAIN_S = 2.2
 """From one misdeed of the bot to the next: it takes 2 s."""
 FLOOD_TICK_S = 0.02
-TURN_DEADLINE_S = 60.0
+TURN_DEADLINE_S = PLACE_DEADLINE_S = 60.0
+
+
+async def connected(url: str, *, microphone: bool) -> RtviClient:
+    """A session, as soon as there is a place: groups are still being started when the server is ready for its first client.
+
+    Raises:
+        CapacityError: there was none for ``PLACE_DEADLINE_S``.
+    """
+    deadline = time.monotonic() + PLACE_DEADLINE_S
+    while True:
+        try:
+            return await RtviClient(url, microphone=microphone).__aenter__()
+        except CapacityError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.5)
 
 
 # ------------------------------------------------------------------------------------------------------ the bad client's process
@@ -66,7 +83,8 @@ async def misbehave(url: str) -> None:
                 client.send_text(kind.removesuffix("s"))
                 await asyncio.sleep(AGAIN_S)
 
-    async with RtviClient(url, microphone=False) as client:
+    client = await connected(url, microphone=False)
+    try:
         acting = asyncio.create_task(act(), name="misbehave")
         print("ready", flush=True)
         while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
@@ -74,6 +92,8 @@ async def misbehave(url: str) -> None:
             print(kind, flush=True)
         acting.cancel()
         await asyncio.gather(acting, return_exceptions=True)
+    finally:
+        await client.close()
 
 
 # --------------------------------------------------------------------------------------------------------------- this process
@@ -153,7 +173,10 @@ async def measure(url: str, groups: str, options: argparse.Namespace, progress: 
     met = {kind: Met() for kind in (*KINDS, LAST)}
     task = progress.add_task(f"{groups} groups", total=options.rounds * len(KINDS) + 1)
     async with contextlib.AsyncExitStack() as stack:
-        quiet = [await stack.enter_async_context(RtviClient(socket)) for _ in range(options.quiet)]
+        quiet = []
+        for _ in range(options.quiet):
+            quiet.append(await connected(socket, microphone=True))
+            stack.push_async_callback(quiet[-1].close)
         child = await stack.enter_async_context(neighbour(socket))
         for number in range(options.rounds):
             for kind in (*KINDS[number % len(KINDS) :], *KINDS[: number % len(KINDS)]):

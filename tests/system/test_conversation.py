@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rtvi_actors.config import Config
@@ -215,10 +216,7 @@ BUDGETS = {
     "SttEngine": Config().stt.threads,
     "LlmEngine": 2 * Config().llm.threads,  # two decoders, so that a turn begins while another one is decoded
     "TtsEngine": Config().tts.threads,
-    "SpeakingActor": 1,
-    "SttActor": 1,
-    "LlmActor": 1,
-    "TtsActor": 1,
+    **dict.fromkeys(("SpeakingActor", "SttActor", "LlmActor", "TtsActor"), 2),  # the loop and the heartbeat
 }
 
 
@@ -227,11 +225,17 @@ async def test_no_process_works_in_more_threads_than_it_is_configured_to(
 ) -> None:
     async with connected(app.ws_url, microphone=True) as client:
         processes = {kind: actors(app, kind) for kind in BUDGETS}
-        before = {process.pid: worked_ns(process) for found in processes.values() for process in found}
+        before: dict[int, dict[int, int]] = {}
+        for process in (process for found in processes.values() for process in found):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                before[process.pid] = worked_ns(process)
         await client.turn(client.say(utterances[-1].pcm), deadline_s=120)
-        for kind, budget in BUDGETS.items():
-            assert processes[kind], kind
-            for process in processes[kind]:
-                did = [ran - before[process.pid].get(thread, 0) for thread, ran in worked_ns(process).items()]
-                # A pool of threads shares the work; what only looks after something does much less of it.
-                assert len([ns for ns in did if ns > 0.2 * sum(did)]) <= budget, (kind, sorted(did, reverse=True))
+        busiest: dict[str, int] = {}
+        for kind, found in processes.items():
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):  # of a session that was over before
+                    did = [ran - before.get(process.pid, {}).get(thread, 0) for thread, ran in worked_ns(process).items()]
+                    # A pool of threads shares the work; what only looks after something does much less of it.
+                    busiest[kind] = max(busiest.get(kind, 0), sum(ns > 0.2 * sum(did) for ns in did))
+        assert busiest.keys() == BUDGETS.keys()
+        assert {kind: threads for kind, threads in busiest.items() if threads > BUDGETS[kind]} == {}
