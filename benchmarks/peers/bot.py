@@ -10,7 +10,7 @@ loaded by each connection. ``--tuned`` is what somebody who knows Pipecat would 
 * a silence of 200 ms ends the turn, instead of a model's decision and up to 3 s of silence where it says "not yet";
 * one Whisper for all connections, int8, two threads, greedy (for the beam and for sharing, the service has no setting: it is
   subclassed); the window of 30 s stays;
-* one Piper for all connections, its session with one thread, which does not spin.
+* one Piper for all connections, whose threads do not spin while they wait (they would take cores from everything else).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def shared_voice() -> Any:
 
     voice = PiperVoice.load(VOICE)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     voice.session = onnxruntime.InferenceSession(str(VOICE), options, providers=["CPUExecutionProvider"])
     return voice
 
