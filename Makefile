@@ -11,7 +11,7 @@ STAMPS := .setup
 CONSOLE := rtvi_actors/edge/console
 TORCH := torch==2.13.0
 
-.PHONY: help setup demo serve console test check bench clean models alternates recordings browser harness apt
+.PHONY: help setup demo serve console test check bench peers clean models alternates recordings browser harness apt
 
 help:  ## list these targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -37,8 +37,12 @@ bench: setup  ## all benchmarks, each with a server of its own, 50 minutes; thei
 	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start barge_in endpointing voice_latency stt_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
 	@$(BIN)/python benchmarks/report.py --write >/dev/null
 
+peers: setup  ## Pipecat beside us on the same models and load, 20 minutes and an environment of its own (ARGS="--only tuned --sessions 1 2")
+	$(BIN)/python benchmarks/peers/set_up.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	$(BIN)/python benchmarks/peers/compare.py $(ARGS)
+
 clean:  ## remove what make made here (not the prepared models)
-	rm -rf $(VENV) tests/harness/.venv $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) tests/harness/.venv benchmarks/peers/.venv $(STAMPS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf tests/browser/node_modules tests/browser/dist $(CONSOLE)/node_modules $(CONSOLE)/dist
 
 # --- the steps of setup; a stamp marks what need not be done again -----------------------------------------------------------

@@ -4,8 +4,8 @@ It runs in the peers' environment, not in ours; ``compare.py`` starts it. One pr
 and its development runner do. (Its documents deploy a process per call; on two cores that would load every model once per session
 into processes that compete with each other.)
 
-Off the shelf, all is as Pipecat has it, but for the models: Silero VAD and Smart Turn with their defaults; Whisper and Piper
-loaded by each connection. ``--tuned`` is what somebody who knows Pipecat would change:
+Off the shelf, all is as Pipecat has it, but for the models and the length of answers: Silero VAD and Smart Turn with their
+defaults; Whisper and Piper loaded by each connection. ``--tuned`` is what somebody who knows Pipecat would change:
 
 * a silence of 200 ms ends the turn, instead of a model's decision and up to 3 s of silence where it says "not yet";
 * one Whisper for all connections, int8, two threads, greedy (for the beam and for sharing, the service has no setting: it is

@@ -55,7 +55,7 @@ def application(backend: LlmBackend) -> Starlette:
 
     async def events(session: str, asked: LlmRequest) -> AsyncIterator[str]:
         # Closing the response, as an interruption does, closes the stream and stops the model.
-        async with aclosing(backend.stream(session, asked)) as pieces:  # type: ignore[type-var]
+        async with aclosing(backend.stream(session, asked)) as pieces:
             async for piece in pieces:
                 choice: dict[str, Any] = {"index": 0, "delta": {"role": "assistant", "content": piece.text}}
                 choice["finish_reason"] = piece.finish_reason or None
