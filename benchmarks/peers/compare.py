@@ -66,7 +66,7 @@ async def measure(url: str, said: list[Recording], options: argparse.Namespace, 
             await asyncio.sleep(SETTLE_S)
             task = progress.add_task(f"{label}, {sessions} sessions", total=options.seconds)
             found = await offer(url, said, sessions, options.seconds, progress, task, READY_DEADLINE_S)
-            outcome["rows"].append(found.figures())
+            outcome["rows"].append({**found.figures(), "voice_to_voice_ms": sorted(map(round, found.voice_to_voice_ms))})
             for problem in dict.fromkeys(found.problems):
                 console.print(f"{label}, {sessions} sessions: {problem}", style="red", markup=False)
 
