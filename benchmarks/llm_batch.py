@@ -1,8 +1,8 @@
 """Language models in company: sessions that all ask at once, on one backend, with its real weights.
 
 Each session has had a turn already; what is timed is its next one, when the backend may have most of the prompt computed. First
-token: from the question to the first text. Tokens per second: over all sessions, from the questions to the last token. Ratio: to one
-session alone with the same context.
+token: from the question to the first text. Tokens per second: over all sessions, from the questions to the last token. Ratio: to
+one session alone with the same context.
 
     python benchmarks/llm_batch.py                        ctranslate2, openvino and transformers
     python benchmarks/llm_batch.py openvino --sessions 1 8

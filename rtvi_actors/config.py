@@ -240,9 +240,9 @@ class Stt(Engine, frozen=True):
 class Llm(Engine, frozen=True):
     """The language model."""
 
-    backend: str = "ctranslate2"
-    """``ctranslate2``, ``openvino`` (CPU only), ``transformers``, ``openai`` (any endpoint that speaks OpenAI's chat completions)
-    or ``module:Class``."""
+    backend: str = "openvino"
+    """``openvino`` (CPU only), ``transformers`` (also on a GPU), ``ctranslate2``, ``openai`` (any endpoint that speaks OpenAI's
+    chat completions) or ``module:Class``."""
     model: str = "smollm2-135m-instruct"
     """A name of ``rtvi-actors models list``, or a folder; for ``openai``, the endpoint's own name of it."""
     base_url: str = ""

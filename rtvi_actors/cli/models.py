@@ -62,7 +62,7 @@ def list_models(config: ConfigOption = None) -> None:
         size = f"{model.size_bytes / 1e6:.0f} MB"
         table.add_row(model.name, model.kind, package, state, size, model.licence, model.summary, where)
     # Wider than any terminal: paths are to be copied, so lines are not folded into columns.
-    Console(width=400).print(table, highlight=False)
+    Console(width=1_000).print(table, highlight=False)
 
 
 def _state(model: Model, config: Config) -> tuple[str, str]:

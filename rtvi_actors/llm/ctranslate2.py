@@ -24,7 +24,7 @@ from rtvi_actors.errors import EngineError, EngineLostError, EngineTimeoutError,
 from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
 from rtvi_actors.llm.prefixes import Prefixes, Prime
 from rtvi_actors.llm.prompt import ChatPrompt, Detokenizer
-from rtvi_actors.models.catalogue import needed_by
+from rtvi_actors.models.catalogue import form_for
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.observe.figures import batch_sizes
 
@@ -101,7 +101,7 @@ class CTranslate2Llm:
         Raises:
             ModelMissingError: the files or the packages are not there.
         """
-        self._folder = path_of(needed_by(self._config).get("llm", self._config.llm.model), self._config)
+        self._folder = path_of(form_for("ctranslate2", self._config.llm.model), self._config)
         try:
             import ctranslate2
         except ImportError as error:

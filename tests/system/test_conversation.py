@@ -214,7 +214,7 @@ def worked_ns(process: Any) -> dict[int, int]:
 
 BUDGETS = {
     "SttEngine": Config().stt.threads,
-    "LlmEngine": 2 * Config().llm.threads,  # two decoders, so that a turn begins while another one is decoded
+    "LlmEngine": Config().llm.threads,
     "TtsEngine": Config().tts.threads,
     **dict.fromkeys(("SpeakingActor", "SttActor", "LlmActor", "TtsActor"), 2),  # the loop and the heartbeat
 }

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from rtvi_actors.llm.kept import KeptCaches, common_prefix, shares
 
+pytestmark = pytest.mark.unit
+
 SYSTEM = [1, 2, 3, 4]
 
 

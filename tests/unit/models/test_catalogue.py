@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 
 def test_the_default_configuration_needs_models_of_the_catalogue() -> None:
     needed = needed_by(Config())
-    assert needed == {"stt": "whisper-tiny.en", "llm": "smollm2-135m-instruct-ct2-int8", "tts": "vits-joe"}
+    assert needed == {"stt": "whisper-tiny.en", "llm": "smollm2-135m-instruct-openvino", "tts": "vits-joe"}
     for kind, name in needed.items():
         model = find(name)
         assert model is not None

@@ -91,6 +91,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
         "aiohttp",
         "psutil",
         "ctranslate2",
+        "openvino",
         "transformers",
         "rich",
     }
