@@ -212,11 +212,13 @@ def worked_ns(process: Any) -> dict[int, int]:
     return ran
 
 
+WORK_NS = 50_000_000
+"""What a thread that only looks after something does not come to in a turn."""
 BUDGETS = {
     "SttEngine": Config().stt.threads,
     "LlmEngine": Config().llm.threads,
     "TtsEngine": Config().tts.threads,
-    **dict.fromkeys(("SpeakingActor", "SttActor", "LlmActor", "TtsActor"), 2),  # the loop and the heartbeat
+    **dict.fromkeys(("SpeakingActor", "SttActor", "LlmActor", "TtsActor"), 1),
 }
 
 
@@ -236,6 +238,6 @@ async def test_no_process_works_in_more_threads_than_it_is_configured_to(
                 with contextlib.suppress(psutil.NoSuchProcess):  # of a session that was over before
                     did = [ran - before.get(process.pid, {}).get(thread, 0) for thread, ran in worked_ns(process).items()]
                     # A pool of threads shares the work; what only looks after something does much less of it.
-                    busiest[kind] = max(busiest.get(kind, 0), sum(ns > 0.2 * sum(did) for ns in did))
+                    busiest[kind] = max(busiest.get(kind, 0), sum(ns > max(0.2 * sum(did), WORK_NS) for ns in did))
         assert busiest.keys() == BUDGETS.keys()
         assert {kind: threads for kind, threads in busiest.items() if threads > BUDGETS[kind]} == {}
