@@ -33,8 +33,8 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## all benchmarks, each with a server of its own, 50 minutes; their figures go into README.md (ARGS=NAME runs one)
-	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start barge_in endpointing voice_latency stt_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
+bench: setup  ## all benchmarks, each with a server of its own, 60 minutes; their figures go into README.md (ARGS=NAME runs one)
+	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start session_cost barge_in endpointing voice_latency stt_batch llm_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
 	@$(BIN)/python benchmarks/report.py --write >/dev/null
 
 peers: setup  ## Pipecat beside us on the same models and load, 20 minutes and an environment of its own (ARGS="--only tuned --sessions 1 2")
