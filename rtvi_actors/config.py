@@ -255,6 +255,7 @@ class Llm(Engine, frozen=True):
     """Longest wait for a further piece of an answer."""
     spoken_error: Annotated[str, Meta(max_length=400)] = ""
     """What the bot says when an answer failed before any of it was said; "": nothing."""
+    max_batch: Positive = 8
     max_tokens: Annotated[int, Meta(ge=1, le=4_096)] = 64
     context_tokens: Annotated[int, Meta(ge=64)] = 768
     """Longest prompt; older turns are left out beyond it, never the instructions. For ``openai`` it is estimated."""

@@ -30,12 +30,15 @@ CLOSE_TIMEOUT_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """One request and what it has so far. ``said``: the tokens of the answer."""
+    """One request and what it has so far. ``said``: the tokens of the answer; ``written``: their text."""
 
     job: Job[LlmRequest, LlmPiece]
     prompt: list[int]
     text: Detokenizer
     said: list[int] = field(default_factory=list)
+    written: str = ""
+    complete: bool = False
+    """It ended by itself; others were withdrawn, or failed."""
     compute_ns: int = 0
 
 
@@ -55,6 +58,9 @@ class StepModel(Protocol):
     def leave(self, answer: Answer) -> None:
         """It is complete, withdrawn or failed. Called once for each that joined."""
 
+    def look_ahead(self) -> bool:
+        """Nobody asks for anything: compute some 50 ms of what may be asked for next. False if there is nothing."""
+
 
 class StepWorker:
     """A daemon thread named ``name`` that runs ``model`` while there is something to answer.
@@ -70,6 +76,7 @@ class StepWorker:
         self._changed = threading.Condition()
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []
+        self._looks_ahead = False
         self._closed = False
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
@@ -125,6 +132,8 @@ class StepWorker:
                 self._leave(answer)
             if self._running:
                 self._step()
+            elif self._looks_ahead:
+                self._look_ahead()
         for answer in list(self._running):
             answer.job.fail(EngineLostError("the language model was closed"))
             self._leave(answer)
@@ -132,7 +141,7 @@ class StepWorker:
     def _admit(self) -> bool:
         """Let those that wait join, as far as there is room; wait while there is nothing to do. False when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._running or self._looks_ahead)
             if self._closed:
                 return False
             room = self._max_batch - sum(not answer.job.withdrawn for answer in self._running)
@@ -178,11 +187,13 @@ class StepWorker:
             else:
                 answer.said.append(token)
                 text = answer.text.push(token)
+                answer.written += text
                 reason = "length" if len(answer.said) >= answer.job.request.max_tokens else ""
             if text or reason:
                 counts = (len(answer.prompt), len(answer.said), answer.job.queue_ns)
                 answer.job.emit(LlmPiece(text, answer.compute_ns, reason, *counts))
             if reason:
+                answer.complete = True
                 answer.job.end()
                 return
 
@@ -192,6 +203,14 @@ class StepWorker:
             self._model.leave(answer)
         except Exception:
             log.exception("a request could not leave its batch")
+        self._looks_ahead = True
+
+    def _look_ahead(self) -> None:
+        try:
+            self._looks_ahead = self._model.look_ahead()
+        except Exception:
+            log.exception("nothing could be computed ahead")
+            self._looks_ahead = False
 
 
 def _engine_error(error: Exception) -> EngineError:

@@ -2,12 +2,15 @@
 
 Its pipeline batches continuously by itself: requests join and leave between steps, prompts are computed in parts beside the answers
 that run, and the key-value cache is paged: beginnings of prompts that it has seen are not computed again, whoever's they are, until
-the pages are needed (those that were used longest ago go first).
+the pages are needed (those that were used longest ago go first). When old messages are left out of a long conversation, its next
+prompt begins anew: that is computed while nobody asks for anything, in parts, so that who asks meanwhile does not wait for long.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rtvi_actors.errors import EngineError, EngineLostError, ModelMissingError
 from rtvi_actors.llm.decoding import Answer, Outcome, StepWorker
 from rtvi_actors.llm.engine import ChatMessage, LlmPiece, LlmRequest
+from rtvi_actors.llm.kept import common_prefix
 from rtvi_actors.llm.prompt import ChatPrompt
 from rtvi_actors.models.catalogue import form_for
 from rtvi_actors.models.prepare import path_of
@@ -32,6 +36,8 @@ PAGE_TOKENS = 32
 """OpenVINO's size of a page on a CPU. Only whole pages are found again."""
 STEP_TOKENS = 256
 """Tokens of prompts that are computed in one step: answers that run wait no longer than that."""
+AHEAD_TOKENS = 64
+"""Tokens that are computed ahead at a time, and fewer are not worth it."""
 SAMPLED_TOKENS = 40
 """With a temperature: the likeliest tokens that are drawn from."""
 MAX_PRESENCE_PENALTY = 2.0
@@ -45,6 +51,14 @@ class _Running:
     handle: Any
 
 
+@dataclass(slots=True)
+class _Ahead:
+    """The beginning of a session's next prompt. ``done``: tokens of it that lie in pages."""
+
+    ids: list[int]
+    done: int
+
+
 class OpenVinoLlm:
     """An LlmBackend and a StepModel on OpenVINO GenAI, on the CPU only."""
 
@@ -55,6 +69,9 @@ class OpenVinoLlm:
         self._pipeline: Any = None
         self._numbers = count()
         self._running: dict[Answer, _Running] = {}
+        self._lock = threading.Lock()
+        self._ahead: OrderedDict[str, _Ahead] = OrderedDict()
+        """By session, the newest last."""
         self._worker: StepWorker | None = None
 
     @property
@@ -110,7 +127,9 @@ class OpenVinoLlm:
             yield piece
 
     def forget(self, session: str) -> None:
-        """Nothing is kept by session: pages that nobody uses are overwritten in time."""
+        """Compute nothing ahead for it. Its pages are overwritten in time."""
+        with self._lock:
+            self._ahead.pop(session, None)
 
     def close(self) -> None:
         """Fail what waits and runs, end the thread."""
@@ -149,6 +168,38 @@ class OpenVinoLlm:
         running = self._running.pop(answer, None)
         if running is not None:
             running.handle.stop()
+        if answer.complete and answer.written.strip():
+            self._expect(answer)
+
+    def look_ahead(self) -> bool:
+        """A part of the newest prompt that is expected."""
+        with self._lock:
+            if not self._ahead:
+                return False
+            session, ahead = next(reversed(self._ahead.items()))
+        ahead.done = min(ahead.done + AHEAD_TOKENS, len(ahead.ids))
+        handle = self._add(ahead.ids[: ahead.done], max_tokens=1, temperature=0.0)
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+        handle.read_all()
+        with self._lock:
+            if ahead.done == len(ahead.ids) and self._ahead.get(session) is ahead:
+                del self._ahead[session]
+            return bool(self._ahead)
+
+    def _expect(self, answer: Answer) -> None:
+        """The session's next prompt will begin with this conversation, if it is heard to its end."""
+        messages = [*answer.job.request.messages, ChatMessage("assistant", answer.written.strip())]
+        try:
+            ids = list(self._prompt.encode_history(messages).ids)
+        except EngineError:
+            return
+        known = common_prefix([*answer.prompt, *answer.said], ids) // PAGE_TOKENS * PAGE_TOKENS
+        if len(ids) - known < AHEAD_TOKENS:
+            return
+        with self._lock:
+            self._ahead[answer.job.session] = _Ahead(ids, known)
+            self._ahead.move_to_end(answer.job.session)
 
     def _add(self, prompt: list[int], max_tokens: int, temperature: float) -> Any:
         import numpy as np

@@ -161,6 +161,10 @@ class TransformersLlm:
             del self._rows[answer]
             self._over.discard(answer)
 
+    def look_ahead(self) -> bool:
+        """Nothing: a cache is cut back to what the next prompt has, and goes on from there."""
+        return False
+
     # -------------------------------------------------------------------------------------------------------- the passes
 
     def _prefill(self, rows: list[_Row]) -> Iterator[tuple[Answer, Outcome]]:
