@@ -25,7 +25,8 @@ from rtvi_actors.testing.recordings import AUDIBLE_RMS, Recording, available, re
 PERIOD_S = 15.0
 MAX_TOKENS = 24
 SHARED = "clusters/dense.toml"
-"""The profile with shared groups."""
+FAST_VOICE = "clusters/dense_fast_voice.toml"
+"""The profiles with shared groups."""
 
 
 @dataclass(slots=True)

@@ -139,8 +139,11 @@ def all_keys(rows: list[Run], title: str) -> str:
 
 def session_capacity(run: Run) -> str:
     """How many sessions a machine holds."""
-    knee = f"Up to {run['limit_ms']:g} ms at p95, all turns answered: **{run['knee']} sessions** ({run['groups']} groups)."
-    return all_keys(run["rows"], "load") + f"\n\n{knee}"
+    knees = ", ".join(f"**{knee} sessions** with {voice}" for voice, knee in run["knees"].items())
+    return (
+        all_keys(run["rows"], "load")
+        + f"\n\nUp to {run['limit_ms']:g} ms at p95, all turns answered: {knees} ({run['groups']} groups)."
+    )
 
 
 def peers(run: Run) -> str:
@@ -199,7 +202,8 @@ def curves(runs: dict[str, Run]) -> dict[str, list[tuple[int, float]]]:
     if "peers" in runs:
         servers = [(server["name"].replace("_", " "), server["rows"]) for server in runs["peers"]["servers"]]
     elif "session_capacity" in runs:
-        servers = [(f"{runs['session_capacity']['groups']} groups", runs["session_capacity"]["rows"])]
+        run = runs["session_capacity"]
+        servers = [(voice, [row for row in run["rows"] if row["voice"] == voice]) for voice in run["knees"]]
     else:
         servers = []
     points = {name: [(row["sessions"], row["p95_ms"]) for row in rows if row["p95_ms"] is not None] for name, rows in servers}

@@ -88,13 +88,14 @@ LOADS = [
 
 
 def test_capacity_with_its_knee_and_a_plot(report: ModuleType) -> None:
-    write(report, "session_capacity", {"groups": "shared", "limit_ms": 2_000.0, "knee": 8, "rows": LOADS})
+    rows = [{"voice": "coqui", **row} for row in LOADS]
+    write(report, "session_capacity", {"groups": "shared", "limit_ms": 2_000.0, "knees": {"coqui": 8}, "rows": rows})
     text = report.report()
-    assert "| load: sessions | lost | p95 ms |" in text
-    assert "| 12 | 3 | - |" in text
-    assert "**8 sessions** (shared groups)" in text
+    assert "| load: voice | sessions | lost | p95 ms |" in text
+    assert "| coqui | 12 | 3 | - |" in text
+    assert "**8 sessions** with coqui (shared groups)" in text
     assert "](benchmarks/results/capacity.svg)" in text
-    assert report.curves(report.runs_found()) == {"shared groups": [(1, 900), (8, 1_700)]}
+    assert report.curves(report.runs_found()) == {"coqui": [(1, 900), (8, 1_700)]}
 
 
 def test_peers_and_ratios(report: ModuleType) -> None:
