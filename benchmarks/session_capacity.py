@@ -4,7 +4,7 @@ Each session speaks a recorded utterance every 15 s and is answered with at most
 begins at its time whether or not the server keeps up, so a server that stalls is not spared. An utterance is lost when no sound of
 an answer came before the next one begins. The *knee* is the largest number of sessions without a loss and within the limit.
 
-    python benchmarks/session_capacity.py                        shared groups, both voices; 1, 2, 4, 6, 8, 10 and 12 sessions, 60 s each
+    python benchmarks/session_capacity.py                        shared groups, both voices; 1 to 12 sessions, 60 s each: 15 minutes
     python benchmarks/session_capacity.py --own --sessions 1 2 4
     python benchmarks/session_capacity.py --limit-ms 1100 --config my.toml
 """
