@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 256
 """Requests that may wait; the next one is refused."""
 CLOSE_TIMEOUT_S = 5.0
+YIELD_S = 0.0005
+"""Between two steps, for the event loop to hand on what the first one gave: OpenVINO holds the interpreter while it steps, and each
+token would be a step late."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +180,7 @@ class StepWorker:
                 self._give(answer, outcome)
             if answer.job.withdrawn:
                 self._leave(answer)
+        time.sleep(YIELD_S)
 
     def _give(self, answer: Answer, tokens: list[int]) -> None:
         """Hand on tokens, and the end of the answer with the last one."""
