@@ -16,6 +16,7 @@ from rtvi_actors.errors import ConfigError, EngineError, ModelMissingError
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.tts.coqui import CLAUSE_PAUSE_MS, SENTENCE_PAUSE_MS, CoquiTts
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
+from rtvi_actors.tts.piece_worker import Steps
 from rtvi_actors.tts.spoken_text import spoken_text
 
 pytestmark = pytest.mark.models
@@ -219,17 +220,24 @@ async def test_closing_stops_after_the_piece_in_work(tts: CoquiTts, monkeypatch:
     assert computed[-1] < long_frames
 
 
-async def test_two_sessions_take_turns(tts: CoquiTts) -> None:
+async def test_two_sessions_take_turns(tts: CoquiTts, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = tts._worker
+    assert worker is not None
     order: list[str] = []
+    real_speak = worker._speak
 
-    async def speak(session: str) -> None:
-        async for _ in tts.stream(session, TtsRequest(LONG)):
-            order.append(session)
+    def speak(request: TtsRequest) -> Steps:
+        for step in real_speak(request):
+            if step.pcm:
+                order.append(request.text)
+            yield step
 
-    await asyncio.gather(speak("a"), speak("b"))
+    monkeypatch.setattr(worker, "_speak", speak)
+    other = LONG.replace("fox", "cat")
+    await asyncio.gather(collect(tts.stream("a", TtsRequest(LONG))), collect(tts.stream("b", TtsRequest(other))))
     changes = sum(1 for before, after in pairwise(order) if before != after)
-    assert order[:2] in (["a", "b"], ["b", "a"])
-    assert changes >= 6, order
+    assert set(order[:2]) == {LONG, other}
+    assert changes >= 6, [text[:20] for text in order]
 
 
 def test_weights_are_counted(tts: CoquiTts) -> None:
