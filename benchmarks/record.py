@@ -70,11 +70,14 @@ def append(benchmark: str, figures: dict[str, Any]) -> Path:
 def server(*arguments: str, stderr: IO[str] | None = None) -> Iterator[tuple[str, int]]:
     """``rtvi-actors serve`` in a process of its own, on a free port: its URL and its pid. Its log goes to ``stderr``, if given.
 
+    It stays in this session of the terminal: Linux shares the cores between sessions first (autogroup), and a client alone in
+    its own was not run for up to 460 ms while the server's models worked, which looked like gaps in the bot's voice.
+
     Raises:
         RuntimeError: it ended, or was not ready within 180 s. What it had to say about that is on stderr.
     """
     command = [sys.executable, "-m", "rtvi_actors.cli.main", "serve", *arguments, "--port", "0", "--app", f"bench-{os.getpid()}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, process_group=0)
     try:
         yield _ready_url(process), process.pid
     finally:

@@ -134,7 +134,7 @@ def _running_app(log: Path, *arguments: str, cwd: Path | None = None) -> Iterato
     command = [*CLI, "serve", *arguments, "--port", "0", "--app", name]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=_environment(), start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=_environment(), process_group=0
         )
     try:
         yield RunningApp(process, name, _ready_url(process, log), log)

@@ -67,7 +67,7 @@ def _running(command: list[str], port: int) -> Iterator[str]:
     # Pipecat logs each frame of interest at its default level; that would cost it time.
     environment = {**os.environ, "LOGURU_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0)
         try:
             if not _ready(process, url):
                 raise RuntimeError(f"{Path(command[0]).name} {Path(command[1]).name} did not become ready:\n{_tail(log.fileno())}")
