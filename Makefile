@@ -33,9 +33,10 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## all benchmarks, each with a server of its own, 60 minutes; their figures go into README.md (ARGS=NAME runs one)
+bench: setup  ## all benchmarks, then Pipecat beside us, 75 minutes in all; their figures go into README.md (ARGS=NAME runs one)
 	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start session_cost barge_in endpointing voice_latency stt_batch llm_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
-	@$(BIN)/python benchmarks/report.py --write >/dev/null
+	$(if $(ARGS),,@$(MAKE) --no-print-directory peers || echo "not measured beside Pipecat: see above" >&2)
+	@$(BIN)/python benchmarks/report.py --write
 
 peers: setup  ## Pipecat beside us on the same models and load, 20 minutes and an environment of its own (ARGS="--only tuned --sessions 1 2")
 	$(BIN)/python benchmarks/peers/set_up.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))

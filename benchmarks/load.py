@@ -38,6 +38,7 @@ class Load:
     refused: int = 0
     voice_to_voice_ms: list[float] = field(default_factory=list)
     gaps: int = 0
+    client_late_ms: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
@@ -50,6 +51,7 @@ class Load:
             "p50_ms": round(percentile(self.voice_to_voice_ms, 0.5)) if self.voice_to_voice_ms else None,
             "p95_ms": round(percentile(self.voice_to_voice_ms, 0.95)) if self.voice_to_voice_ms else None,
             "gaps_over_40_ms": self.gaps,
+            "client_late_ms": round(self.client_late_ms),
         }
 
 
@@ -91,6 +93,7 @@ async def offer(
             while time.monotonic() < began + seconds:
                 await asyncio.sleep(0.5)
                 progress.advance(task, 0.5)
+    found.client_late_ms = max((client.late_ms for client in clients), default=0.0)
     return found
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cutoffs import in_words
 from record import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -142,7 +143,9 @@ def session_capacity(run: Run) -> str:
     knees = ", ".join(f"**{knee} sessions** with {voice}" for voice, knee in run["knees"].items())
     return (
         all_keys(run["rows"], "load")
-        + f"\n\nUp to {run['limit_ms']:g} ms at p95, all turns answered: {knees} ({run['groups']} groups)."
+        + f"\n\nUp to {run['limit_ms']:g} ms at p95, all turns answered: {knees} ({run['groups']} groups"
+        + (f"; {run['runs']} runs: medians of the times, sums of the counts" if run.get("runs", 1) > 1 else "")
+        + f"). Cut off in pauses, at the same commit: {in_words(run.get('cut_offs'))}."
     )
 
 

@@ -41,6 +41,7 @@ class Outcome:
     name: str
     turns: list[tuple[Recording, Turn]] = field(default_factory=list)
     unanswered: int = 0
+    client_late_ms: float = 0.0
 
     def figures(self) -> dict[str, Any]:
         """What is printed and recorded. Times in ms, None where there is nothing to measure.
@@ -63,6 +64,7 @@ class Outcome:
             "segments_ms": {name: _spread(values) for name, values in segments.items()},
             "gaps_over_40_ms": len(gaps),
             "longest_gap_ms": round(max(gaps, default=0.0), 1),
+            "client_late_ms": round(self.client_late_ms, 1),
             "word_error_rate": _word_error_rate(self.turns),
         }
 
@@ -109,6 +111,7 @@ async def converse(url: str, name: str, recordings: list[Recording], count: int)
                     if client.closed:
                         break
                 progress.advance(task)
+            outcome.client_late_ms = client.late_ms
     return outcome
 
 
@@ -145,6 +148,7 @@ def table(outcomes: list[dict[str, Any]], cut_offs: dict[str, Any] | None) -> Ta
         result.add_row(f"{segment} p50 / p95, ms", *(f"{cell['p50']:.0f} / {cell['p95']:.0f}" if cell else "-" for cell in cells))
     row("gaps over 40 ms", "gaps_over_40_ms")
     row("longest gap, ms", "longest_gap_ms")
+    row("this client's own delay, at most, ms", "client_late_ms")
     row("word error rate", "word_error_rate")
     result.add_row("cut off in pauses (endpointing.py)", in_words(cut_offs))
     return result

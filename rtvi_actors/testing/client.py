@@ -120,6 +120,8 @@ class RtviClient:
         self.bot_version = ""
         self.ready_ms = 0.0
         """From opening the socket to bot-ready."""
+        self.late_ms = 0.0
+        """How late the microphone's latest piece left: over 40 ms, and figures of time tell of a busy client, too."""
         self._version = version
         self._ready_deadline_s = ready_deadline_s
         self._with_microphone = microphone
@@ -348,6 +350,7 @@ class RtviClient:
                 utterance.started_ns = time.monotonic_ns()
             spoken = utterance.pcm[position : position + PIECE_BYTES] if utterance is not None else silence
             piece = spoken.ljust(PIECE_BYTES, b"\0")
+            self.late_ms = max(self.late_ms, (time.monotonic() - started) * 1_000 - count * PIECE_MS)
             await self._socket.send(self._wire.encode_audio(piece, RATE_HZ))
             if utterance is not None:
                 position += PIECE_BYTES

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -14,20 +12,12 @@ from rtvi_actors.testing.recordings import Recording
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 MS = 1_000_000
 
 
 @pytest.fixture
-def barge_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("barge_in", FOLDER / "barge_in.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "barge_in", module)
-    spec.loader.exec_module(module)
-    return module
+def barge_in(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("barge_in")
 
 
 def noise(ms: int, loudness: float) -> bytes:

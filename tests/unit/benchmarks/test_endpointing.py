@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import sys
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,27 +23,15 @@ from rtvi_actors.testing.recordings import Recording, audible_samples
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 MS = 16
 """Samples."""
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def bench(program: Callable[[str], ModuleType]) -> ModuleType:
     for name in ("record", "pauses", "virtual_talk"):
-        load(name, monkeypatch)
-    return load("endpointing", monkeypatch)
+        program(name)
+    return program("endpointing")
 
 
 @pytest.fixture
@@ -240,9 +227,9 @@ def test_what_was_decoded_once_is_taken_from_the_cache(play: Any, tmp_path: Path
 
 
 @pytest.fixture
-def cutoffs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    load("record", monkeypatch)
-    module = load("cutoffs", monkeypatch)
+def cutoffs(program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    program("record")
+    module = program("cutoffs")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(module, "commit", lambda: "abc1234+")
     monkeypatch.setattr(module, "machine", lambda: "mine")

@@ -1,12 +1,12 @@
-"""The figures of a load, and the configuration of the server that meets it."""
+"""The figures of a load and of several together, and the configuration of the server that meets it."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,19 +16,10 @@ from rtvi_actors.testing.recordings import Recording
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("load", FOLDER / "load.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "load", module)
-    spec.loader.exec_module(module)
-    return module
+def load(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("load")
 
 
 def test_a_lost_turn_or_a_late_one_is_too_much(load: ModuleType) -> None:
@@ -63,3 +54,14 @@ async def test_a_session_that_ended_loses_what_it_should_have_been_asked(load: M
     await load._talk(EndedSession(), [Recording("clip", "hello", b"")], now, now + 0.035, found)
     assert (found.figures()["asked"], found.figures()["lost"]) == (4, 4)
     assert found.problems == ["the session is over"] * 4
+
+
+def test_of_several_runs_times_are_medians_and_counts_sums(program: Callable[[str], ModuleType]) -> None:
+    def row(sessions: int, p50_ms: int | None, gaps: int, late_ms: int = 0) -> dict[str, Any]:
+        counts = {"asked": 4, "lost": int(p50_ms is None), "refused": 0, "gaps_over_40_ms": gaps, "client_late_ms": late_ms}
+        return {"sessions": sessions, "p50_ms": p50_ms, "p95_ms": p50_ms, **counts}
+
+    runs = [[row(1, 500, 0), row(8, 900, 1)], [row(1, 700, 2, 5), row(8, None, 0)], [row(1, 600, 0), row(8, 800, 0), row(12, 1, 0)]]
+    alone, eight = program("session_capacity").together(runs)
+    assert alone == row(1, 600, 2, 5) | {"asked": 12}
+    assert (eight["p50_ms"], eight["lost"], eight["gaps_over_40_ms"]) == (None, 1, 1), "a run without an answer has no median"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,21 +23,9 @@ FOLDER = Path(__file__).parents[3] / "benchmarks"
 PEERS = FOLDER / "peers"
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.syspath_prepend(str(PEERS))
-    spec = importlib.util.spec_from_file_location(name, PEERS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def ratios(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("ratios", monkeypatch)
+def ratios(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("peers/ratios")
 
 
 def row(sessions: int, p50_ms: int | None, p95_ms: int | None, lost: int = 0, refused: int = 0) -> dict[str, Any]:
@@ -105,8 +91,10 @@ def test_the_peers_are_pinned() -> None:
     assert f"pipecat-ai=={pins['pipecat-ai']}\n" in harness
 
 
-def test_an_environment_of_other_requirements_is_not_ready(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    set_up = load("set_up", monkeypatch)
+def test_an_environment_of_other_requirements_is_not_ready(
+    program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_up = program("peers/set_up")
     for name in ("PYTHON", "STAMP"):
         monkeypatch.setattr(set_up, name, tmp_path / name)
     assert not set_up.ready()
@@ -117,8 +105,8 @@ def test_an_environment_of_other_requirements_is_not_ready(monkeypatch: pytest.M
     assert not set_up.ready()
 
 
-def test_a_peer_that_fails_is_told_beside_what_it_did_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = load("compare", monkeypatch)
+def test_a_peer_that_fails_is_told_beside_what_it_did_before(program: Callable[[str], ModuleType]) -> None:
+    compare = program("peers/compare")
     outcomes = [
         {"name": "ours", "rows": [row(1, 500, 800)], "failed": ""},
         {"name": "tuned", "rows": [row(1, 1_500, 1_600)], "failed": "bot.py ended with -11"},
@@ -160,9 +148,9 @@ class Parrot:
         yield LlmPiece("", 1, "stop")
 
 
-async def test_our_language_model_speaks_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_our_language_model_speaks_openai(program: Callable[[str], ModuleType]) -> None:
     parrot = Parrot()
-    app = load("llm_server", monkeypatch).application(parrot)
+    app = program("peers/llm_server").application(parrot)
     messages = [{"role": "system", "content": "Repeat."}, {"role": "user", "content": "good morning"}]
     body = {"model": "default", "messages": messages, "max_tokens": 24, "temperature": 0.0, "user": "one", "stream": True}
     async with (

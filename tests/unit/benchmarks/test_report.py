@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,19 +12,12 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 STAMP = {"commit": "abc1234", "machine": "a machine", "at": "2026-11-22T10:00:00Z"}
 
 
 @pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("report", FOLDER / "report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "report", module)
-    spec.loader.exec_module(module)
+def report(program: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    module = program("report")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     return module
 
@@ -93,9 +85,17 @@ def test_capacity_with_its_knee_and_a_plot(report: ModuleType) -> None:
     text = report.report()
     assert "| load: voice | sessions | lost | p95 ms |" in text
     assert "| coqui | 12 | 3 | - |" in text
-    assert "**8 sessions** with coqui (shared groups)" in text
+    assert "**8 sessions** with coqui (shared groups). Cut off in pauses, at the same commit: not measured." in text
     assert "](benchmarks/results/capacity.svg)" in text
     assert report.curves(report.runs_found()) == {"coqui": [(1, 900), (8, 1_700)]}
+
+
+def test_capacity_of_several_runs_says_what_its_figures_are(report: ModuleType) -> None:
+    run = {"groups": "shared", "runs": 3, "limit_ms": 2_000.0, "knees": {"coqui": 8}, "rows": [{"voice": "coqui", **LOADS[0]}]}
+    write(report, "session_capacity", run | {"cut_offs": {"cases": 64, "cut_off": 3, "repaired": 2}})
+    text = report.report()
+    assert "(shared groups; 3 runs: medians of the times, sums of the counts)" in text
+    assert "at the same commit: 3 of 64 (4.7 %), 2 repaired." in text
 
 
 def test_peers_and_ratios(report: ModuleType) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -15,19 +13,10 @@ from rtvi_actors.testing.recordings import AUDIBLE_RMS, Recording, rms
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture
-def cost(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("session_cost", FOLDER / "session_cost.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "session_cost", module)
-    spec.loader.exec_module(module)
-    return module
+def cost(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("session_cost")
 
 
 def test_the_idle_app_is_taken_off_and_ray_does_not_count(cost: ModuleType) -> None:

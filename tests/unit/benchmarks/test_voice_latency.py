@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,31 +21,18 @@ from rtvi_actors.testing.recordings import Recording
 
 pytestmark = pytest.mark.unit
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 CLIP = Recording("clip", "he was not an ill disposed young man", b"")
 
 
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A benchmark as it runs: its folder is the first place where modules are looked for."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def record(program: Callable[[str], ModuleType]) -> ModuleType:
+    return program("record")
 
 
 @pytest.fixture
-def record(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load("record", monkeypatch)
-
-
-@pytest.fixture
-def latency(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    load("cutoffs", monkeypatch)
-    module = load("voice_latency", monkeypatch)
+def latency(program: Callable[[str], ModuleType], record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    program("cutoffs")
+    module = program("voice_latency")
     monkeypatch.setattr(module, "_word_error_rate", lambda turns: 0.1 if turns else None)
     return module
 
@@ -111,13 +98,13 @@ def test_a_commit_with_changes_is_marked(record: ModuleType, tmp_path: Path, mon
     assert record.commit() == clean + "+"
 
 
-def started(program: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def started(code: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("program", ["print('no')", "pass"])
-def test_a_server_that_ends_is_not_waited_for(record: ModuleType, program: str) -> None:
-    with started(program) as process, pytest.raises(RuntimeError, match="did not become ready"):
+@pytest.mark.parametrize("code", ["print('no')", "pass"])
+def test_a_server_that_ends_is_not_waited_for(record: ModuleType, code: str) -> None:
+    with started(code) as process, pytest.raises(RuntimeError, match="did not become ready"):
         record._ready_url(process)
 
 
@@ -128,8 +115,8 @@ def test_a_server_that_hangs_is_not_waited_for(record: ModuleType, monkeypatch: 
 
 
 def test_a_server_tells_its_url(record: ModuleType) -> None:
-    program = "print('starting'); print('ready http://127.0.0.1:7')"
-    with started(program) as process:
+    code = "print('starting'); print('ready http://127.0.0.1:7')"
+    with started(code) as process:
         assert record._ready_url(process) == "http://127.0.0.1:7"
 
 
@@ -138,7 +125,7 @@ def test_a_server_tells_its_url(record: ModuleType) -> None:
 
 def test_figures_of_a_run(latency: ModuleType) -> None:
     turns = [turn(700.0), turn(500.0, own_share_ms=None), turn(900.0, gaps_ms=[50.0, 61.26]), turn(600.0, transcripts=["a", "b"])]
-    figures = latency.Outcome("librivox", turns).figures()
+    figures = latency.Outcome("librivox", turns, client_late_ms=3.14).figures()
     assert figures == {
         "set": "librivox",
         "turns": 4,
@@ -149,6 +136,7 @@ def test_figures_of_a_run(latency: ModuleType) -> None:
         "segments_ms": {"stt": {"p50": 100.0, "p95": 100.0, "max": 100.0}, "llm": {"p50": 50.0, "p95": 50.0, "max": 50.0}},
         "gaps_over_40_ms": 2,
         "longest_gap_ms": 61.3,
+        "client_late_ms": 3.1,
         "word_error_rate": 0.1,
     }
 
@@ -192,6 +180,7 @@ async def test_turns_go_through_the_recordings_and_a_failed_one_is_counted(
 
     class FakeClient:
         closed = False
+        late_ms = 7.0
 
         def __init__(self, url: str) -> None:
             assert url == "ws://127.0.0.1:7860/ws"
@@ -219,4 +208,4 @@ async def test_turns_go_through_the_recordings_and_a_failed_one_is_counted(
     monkeypatch.setattr(latency, "RtviClient", FakeClient)
     outcome = await latency.converse("http://127.0.0.1:7860", "x", clips, 9)
     assert [(clip.name, answer.answer) for clip, answer in outcome.turns] == [("one", "one"), ("one", "one")]
-    assert outcome.unanswered == 2
+    assert (outcome.unanswered, outcome.client_late_ms) == (2, 7.0)
