@@ -39,6 +39,7 @@ class App(Section, frozen=True):
     name: Name = "rtvi_actors"
     """Name of the app: first part of every actor's name, and the Ray namespace."""
     log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    """What is logged, on stderr: this and what is graver."""
     log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
     """``console``: key=value lines; ``json``: one JSON object a line. Both on stderr."""
 
@@ -56,6 +57,7 @@ class Edge(Section, frozen=True):
     """Where clients connect, and what they may do."""
 
     host: str = "127.0.0.1"
+    """Address to listen on. There is no authentication: other than the loopback only where strangers cannot come."""
     port: Port = 7860
     """0 takes a free one."""
     lead_ms: Annotated[int, Meta(ge=20, le=400)] = 80
@@ -63,6 +65,7 @@ class Edge(Section, frozen=True):
     max_message_bytes: Annotated[int, Meta(ge=4_096, le=16_777_216)] = 1_200_000
     """Largest WebSocket message. The JavaScript client sends up to 1 MiB of JSON."""
     max_json_depth: Annotated[int, Meta(ge=4, le=200)] = 32
+    """How deeply a client's JSON may be nested."""
     max_messages_per_s: Annotated[int, Meta(ge=100)] = 500
     """Above it, messages of a session are dropped and counted, and an error says so once a second."""
     send_buffer_bytes: Annotated[int, Meta(ge=65_536)] = 2_097_152
@@ -70,6 +73,7 @@ class Edge(Section, frozen=True):
     eval_messages: bool = False
     """Obey the messages of Pipecat's evaluation harness, which rewrite the context and silence the bot: for tests only."""
     ping_interval_ms: Positive = 20_000
+    """A client that does not answer a WebSocket ping within this is gone; another one is sent as often."""
     console: bool = True
     """Serve the web page at ``/``, and ``/api/status``, which shows it sessions and engines."""
     require_start: bool = False
@@ -215,6 +219,7 @@ class Engine(Section, frozen=True):
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0
     """GPU share of one replica; 0 runs it on the CPU."""
     max_batch: Positive = 4
+    """Requests in one run of the model."""
     timeout_ms: Positive = 10_000
     """Longest wait for the first piece of an answer."""
 
@@ -229,6 +234,7 @@ class Stt(Engine, frozen=True):
     language: Annotated[str, Meta(pattern=r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$")] = "en"
     """What is spoken, as BCP 47 (``en``, ``pt-BR``), or ``auto``: detected anew for each turn. Not every model knows others."""
     beam: Positive = 1
+    """Transcripts that are weighed against each other; 1 takes the likeliest token each time."""
     final_deadline_ms: Positive = 3_000
     """A final that is not there by then is given as ""; the turn goes on."""
     short_window: bool = True
@@ -256,7 +262,9 @@ class Llm(Engine, frozen=True):
     spoken_error: Annotated[str, Meta(max_length=400)] = ""
     """What the bot says when an answer failed before any of it was said; "": nothing."""
     max_batch: Positive = 8
+    """Answers that are written together."""
     max_tokens: Annotated[int, Meta(ge=1, le=4_096)] = 64
+    """Longest answer."""
     context_tokens: Annotated[int, Meta(ge=64)] = 768
     """Longest prompt; older turns are left out beyond it, never the instructions. For ``openai`` it is estimated."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
@@ -290,8 +298,11 @@ class Scheduler(Section, frozen=True):
     warm_groups: Positive = 2
     """Stage groups kept ready."""
     max_sessions: Positive = 4
+    """Sessions at a time; further clients are refused."""
     edges: Positive = 1
+    """Edges; the second listens on the next port, and so on."""
     attach_deadline_ms: Positive = 5_000
+    """Longest wait until the four stages of a new session are open; then its client is refused."""
     starts_at_once: Positive = 2
     """Actors started at a time on a node."""
     refill_wait_ms: NotNegative = 10_000

@@ -92,6 +92,14 @@ def talk(
     asyncio.run(command.talk(url, wav=wav or [], text=text or [], say=say or [], save=save))
 
 
+@app.command("config")
+def configuration() -> None:
+    """Print the page of all configuration keys: their defaults, what is allowed, what they mean."""
+    from rtvi_actors.cli import config_page
+
+    typer.echo(config_page.page(), nl=False)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def bench(
     context: typer.Context,
