@@ -305,6 +305,9 @@ class Scheduler(Section, frozen=True):
     """Longest wait until the four stages of a new session are open; then its client is refused."""
     starts_at_once: Positive = 2
     """Actors started at a time on a node."""
+    drain_timeout_s: NotNegative = 0
+    """SIGTERM drains the app: nobody is admitted, and for so long sessions may go on. Who is left is told 10 s before. 0: they end
+    at once. Ctrl-C and a second signal never wait."""
     refill_wait_ms: NotNegative = 10_000
     """The warm pool is refilled between turns; this is the longest it waits for quiet."""
 

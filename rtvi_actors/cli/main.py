@@ -61,6 +61,18 @@ def stop(app_name: AppOption = None, address: AddressOption = None) -> None:
 
 
 @app.command()
+def drain(
+    app_name: AppOption = None,
+    address: AddressOption = None,
+    timeout_s: Annotated[int, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long sessions may go on.")] = 300,
+) -> None:
+    """Let no more clients in, and wait until all sessions of a running app are over. Who is left is told 10 s before."""
+    from rtvi_actors.cli import status as command
+
+    command.drain(app_name or "rtvi_actors", address, timeout_s)
+
+
+@app.command()
 def status(
     app_name: AppOption = None,
     address: AddressOption = None,

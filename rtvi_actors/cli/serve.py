@@ -50,10 +50,27 @@ def run(config: Config, *, address: str | None = None) -> None:
         app.wait()
 
 
+class StopRequest(threading.Event):
+    """Set by the first signal. ``by``: which it was. While ``draining``, a second one ends the wait; else it ends the process."""
+
+    by = 0
+    draining = False
+
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """The handler of both signals."""
+        if not self.is_set():
+            self.by = number
+            self.set()
+        elif self.draining:
+            self.draining = False
+        else:
+            sys.exit(128 + number)
+
+
 class App:
     """A running app, seen from the process that started it."""
 
-    def __init__(self, url: str, scheduler: Any, stop_requested: threading.Event) -> None:
+    def __init__(self, url: str, scheduler: Any, stop_requested: StopRequest) -> None:
         self.url = url
         self.scheduler = scheduler
         self.hangs = False
@@ -97,7 +114,7 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
     observe_log.set_up(f"{config.app.name}/serve", config.app.log_level, config.app.log_format)
     console = Console(stderr=True, quiet=in_json)
     folder = runtime_folder()
-    stop_requested = threading.Event()
+    stop_requested = StopRequest()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         stack.enter_context(_signals(stop_requested))
@@ -119,6 +136,9 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
                 log.info(took)
             app = App(facts["url"], scheduler, stop_requested)
             yield app
+            if stop_requested.by == signal.SIGTERM and config.scheduler.drain_timeout_s:
+                console.print(f"draining: sessions may go on for {config.scheduler.drain_timeout_s} s; a second signal ends them")
+                _drain(scheduler, config.scheduler.drain_timeout_s, stop_requested)
         finally:
             with console.status("stopping"):
                 _stop(scheduler, polite=app is None or not app.hangs)
@@ -185,7 +205,16 @@ def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:
         raise ConfigError(f"app {config.app.name!r} runs already in this cluster: {error}") from error
 
 
-def _get(reference: Any, stop_requested: threading.Event) -> Any:
+def _drain(scheduler: Any, timeout_s: int, stop_requested: StopRequest) -> None:
+    """Wait until all sessions are over, or a signal comes."""
+    drained = scheduler.drain.remote(timeout_s)
+    stop_requested.draining = True
+    while stop_requested.draining and not ray.wait([drained], timeout=0.2)[0]:
+        pass
+    stop_requested.draining = False
+
+
+def _get(reference: Any, stop_requested: StopRequest) -> Any:
     """``ray.get`` that a signal interrupts.
 
     Raises:
@@ -216,7 +245,7 @@ def _stop(scheduler: Any, *, polite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop_requested: threading.Event) -> Iterator[None]:
+def _signals(stop_requested: StopRequest) -> Iterator[None]:
     """SIGINT and SIGTERM ask to stop while the block runs; a second one gives up waiting."""
     before = _take_signals(stop_requested)
     try:
@@ -228,14 +257,8 @@ def _signals(stop_requested: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _take_signals(stop_requested: threading.Event) -> dict[signal.Signals, Any]:
+def _take_signals(stop_requested: StopRequest) -> dict[signal.Signals, Any]:
     """Install the handlers; returns those that they replace. Only the main thread may, another does without."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop_requested.is_set():
-            sys.exit(128 + number)
-        stop_requested.set()
-
-    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: signal.signal(number, stop_requested.take) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,4 +1,4 @@
-"""``rtvi-actors status`` and ``rtvi-actors stop``: look at a running app, end it."""
+"""``rtvi-actors status``, ``drain`` and ``stop``: look at a running app, let its sessions end, end it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from rtvi_actors.cli import local_ray, running
 from rtvi_actors.cli.local_ray import ray
-from rtvi_actors.errors import ConfigError
+from rtvi_actors.errors import ConfigError, RtviActorsError
 
 CALL_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 30.0
@@ -52,10 +52,30 @@ def stop(app: str, address: str | None) -> None:
     print(f"stopped {app}")
 
 
+def drain(app: str, address: str | None, timeout_s: int) -> None:
+    """Let no more clients in, and wait until all sessions are over.
+
+    Raises:
+        ConfigError: no such app.
+        RtviActorsError: some are left.
+    """
+    console = Console(stderr=True)
+    with _scheduler(app, address) as scheduler, console.status("draining") as progress:
+        drained = scheduler.drain.remote(timeout_s)
+        while not ray.wait([drained], timeout=1.0)[0]:
+            left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
+            progress.update(f"draining: {left} sessions go on")
+        left = ray.get(drained, timeout=CALL_DEADLINE_S)
+    if left:
+        raise RtviActorsError(f"{left} sessions of app {app!r} have not ended; see its log")
+    print(f"drained {app}: no session is left, and nobody is let in; `rtvi-actors stop` ends it")
+
+
 def _terminate(pid: int) -> bool:
     """Ask ``serve``, which owns the local Ray, to end both. Says whether it has, whoever is to reap it."""
     with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb") as process:
-        signal.pidfd_send_signal(process.fileno(), signal.SIGTERM)
+        # As Ctrl-C does: SIGTERM may wait for the sessions.
+        signal.pidfd_send_signal(process.fileno(), signal.SIGINT)
         ended, _, _ = select.select([process], [], [], STOP_DEADLINE_S)
         return bool(ended)
     return True
@@ -76,7 +96,7 @@ def _scheduler(app: str, address: str | None) -> Iterator[Any]:
 def _print(facts: dict[str, Any]) -> None:
     console = Console()
     capacity = facts["capacity"]
-    console.print(f"{facts['app']}  {facts['url']}")
+    console.print(f"{facts['app']}  {facts['url']}{'  draining' if facts['draining'] else ''}")
     console.print(
         f"sessions {capacity['sessions']} of {capacity['max_sessions']}, free now {capacity['free']}, "
         f"granted {capacity['granted']}, refused {capacity['refused']}"

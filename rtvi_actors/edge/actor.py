@@ -118,6 +118,11 @@ class EdgeActor:
         """In how many sessions somebody speaks or is waited for."""
         return 0 if self._sessions is None else self._sessions.busy_turns
 
+    async def drain(self, timeout_ms: int) -> None:
+        """Let nobody in who has no place yet. Sessions may go on for ``timeout_ms``, then the bot finishes and they end."""
+        if self._sessions is not None:
+            self._sessions.drain(timeout_ms)
+
     async def stats(self) -> dict[str, Any]:
         """Counters of the sessions, the links' figures and how late the event loop runs."""
         switchboard = self._open_switchboard()

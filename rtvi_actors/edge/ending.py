@@ -1,4 +1,6 @@
-"""When a session ends although its client stays: after too long a silence, at its longest time, or when somebody asks. Pure.
+"""When a session ends although its client stays: after too long a silence, at its last moment, or when somebody asks. Pure.
+
+The last moment is that of ``max_session_ms``, or an earlier one that comes when the app is drained.
 
 Silence counts while nobody speaks, thinks or is waited for. The user's words, typed or spoken, and the bot's set it back to
 nothing; a prompt that the bot says into the silence only interrupts it, so prompts do not put off the end.
@@ -44,11 +46,20 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class EndBy:
+    """The session may last until ``at_ms`` at most; the client is warned ``warning_ms`` before. A later moment changes nothing."""
+
+    at_ms: int
+    warning_ms: int
+    leave: Leave
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time of the last WakeAt has come."""
 
 
-Event: TypeAlias = Seen | Leave | Tick
+Event: TypeAlias = Seen | Leave | EndBy | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Warn:
-    """Tell the client that the session ends in ``left_ms``."""
+    """Tell the client that the session ends in ``left_ms``, and why."""
 
     left_ms: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ class Deafen:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End the session now. ``reason``: idle, max-session, or that of a Leave. The last command there is."""
+    """End the session now. ``reason``: idle, or that of a Leave. The last command there is."""
 
     reason: str
     text: str
@@ -94,7 +106,7 @@ class Ending:
     def __init__(self, settings: Settings, now_ms: int) -> None:
         self._settings = settings
         self._seen = Seen()
-        self._started_ms = self._counted_to_ms = now_ms
+        self._counted_to_ms = now_ms
         self._silence_ms = 0
         self._prompts = 0
         self._prompted_at_ms = 0
@@ -104,6 +116,10 @@ class Ending:
         self._prompting = False
         self._finished_ms = now_ms - SETTLE_MS
         """Since when the bot owes nothing; of use while it owes nothing."""
+        self._last: EndBy | None = None
+        if settings.max_session_ms:
+            leave = Leave("max-session", f"A session lasts {_duration(settings.max_session_ms)} at most.")
+            self._last = EndBy(now_ms + settings.max_session_ms, settings.warning_ms, leave)
         self._warned = not 0 < settings.warning_ms < settings.max_session_ms
         self._leave: Leave | None = None
         self._leave_by_ms = 0
@@ -122,6 +138,9 @@ class Ending:
                 self._look(event, now_ms)
             case Leave():
                 commands += self._begin_to_leave(event, now_ms)
+            case EndBy():
+                if self._last is None or event.at_ms < self._last.at_ms:
+                    self._last, self._warned = event, event.warning_ms == 0
             case Tick():
                 pass  # only the time has changed
         commands += self._expire(now_ms)
@@ -163,14 +182,12 @@ class Ending:
 
     def _expire(self, now_ms: int) -> list[Command]:
         """Do what the time asks for."""
-        settings = self._settings
         commands: list[Command] = []
-        if settings.max_session_ms and now_ms >= self._started_ms + settings.max_session_ms:
-            text = f"A session lasts {_duration(settings.max_session_ms)} at most."
-            commands += self._begin_to_leave(Leave("max-session", text), now_ms)
-        elif not self._warned and now_ms >= self._started_ms + settings.max_session_ms - settings.warning_ms:
+        if self._last is not None and now_ms >= self._last.at_ms:
+            commands += self._begin_to_leave(self._last.leave, now_ms)
+        elif self._last is not None and not self._warned and now_ms >= self._last.at_ms - self._last.warning_ms:
             self._warned = True
-            commands.append(Warn(self._started_ms + settings.max_session_ms - now_ms))
+            commands.append(Warn(self._last.at_ms - now_ms, self._last.leave.reason))
         if self._prompt_wait_ms is not None and now_ms >= self._prompt_wait_ms:
             self._prompt_wait_ms = None
         if self._leave is not None:
@@ -210,9 +227,8 @@ class Ending:
         if self._leave is not None:
             return self._leave_ms()
         due = []
-        if settings.max_session_ms:
-            last_ms = self._started_ms + settings.max_session_ms
-            due.append(last_ms if self._warned else last_ms - settings.warning_ms)
+        if self._last is not None:
+            due.append(self._last.at_ms if self._warned else self._last.at_ms - self._last.warning_ms)
         if self._prompt_wait_ms is not None:
             due.append(self._prompt_wait_ms)
         elif self._counting:

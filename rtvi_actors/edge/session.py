@@ -19,7 +19,7 @@ from rtvi_actors.edge.admission import Lease
 from rtvi_actors.edge.attachment import STAGES, Attachment
 from rtvi_actors.edge.client import Client, ClientGoneError, Outbox
 from rtvi_actors.edge.conversation import Conversation
-from rtvi_actors.edge.ending import Command, Deafen, End, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
+from rtvi_actors.edge.ending import Command, Deafen, End, EndBy, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
 from rtvi_actors.edge.intake import Intake
 from rtvi_actors.frames.types import Attach, Attached, ClientMessage, Credit, Detach, Error, Frame, Refused, Role, SessionEnd
 from rtvi_actors.observe.log_context import about
@@ -141,6 +141,11 @@ class EdgeSession:
         if self._closing is None:
             self._tell_end("server-stopping", reason)
             self._stop(_Close("server-stopping", reason, GOING_AWAY))
+
+    def end_within(self, left_ms: int, warning_ms: int) -> None:
+        """It may last so long at most; the client is told ``warning_ms`` before, and then the bot finishes."""
+        leave = Leave("draining", "The server is being emptied.")
+        self._decide(EndBy(self._port.now_ms() + left_ms, warning_ms, leave))
 
     def fail(self, reason: str) -> None:
         """It cannot go on: tell the client and end it."""
@@ -275,10 +280,9 @@ class EdgeSession:
             case Prompt(text=text):
                 data = json.dumps({"text": text}).encode()
                 self._port.send("llm", ClientMessage(id="", type="idle-prompt", data=data))
-            case Warn(left_ms=left_ms):
-                self._conversation.send(
-                    Message("server-message", {"type": "session-ending", "reason": "max-session", "ends_in_ms": left_ms})
-                )
+            case Warn(left_ms=left_ms, reason=reason):
+                warning = {"type": "session-ending", "reason": reason, "ends_in_ms": left_ms}
+                self._conversation.send(Message("server-message", warning))
             case Deafen():
                 self._intake.deafen()
             case End(reason=reason, text=text):

@@ -21,6 +21,8 @@ from rtvi_actors.runtime.session_port import Links
 
 log = logging.getLogger(__name__)
 
+DRAIN_WARNING_MS = 10_000
+"""How long before its end a client is told that the app is drained."""
 RESERVED_S = 10.0
 """How long a place is kept for a client that started and does not connect."""
 TOKEN_BYTES = 24
@@ -60,6 +62,8 @@ class Sessions:
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._stopping = False
+        self._last_moment_s: float | None = None
+        """Of all sessions, on the loop's clock, once the app is drained."""
 
     # ------------------------------------------------------------------------------------------------------------- doors
 
@@ -99,6 +103,8 @@ class Sessions:
         session = EdgeSession(lease, self._links, self._config, wanted, observer)
         self._sessions[lease.session] = session
         self._none_left.clear()
+        if self._last_moment_s is not None:  # the place is from before
+            self._end_in_time(session)
         try:
             await session.attach()
         except BaseException as error:
@@ -113,12 +119,15 @@ class Sessions:
 
     async def _take_place(self) -> Lease:
         try:
-            if self._stopping:
-                raise DrainingError("this edge is stopping", 5_000)
+            self._check_open()
             return await self._admission.admit()
         except CapacityError:
             self.refused += 1
             raise
+
+    def _check_open(self) -> None:
+        if self._stopping or self._last_moment_s is not None:
+            raise DrainingError(f"this edge is {'stopping' if self._stopping else 'being drained'}", 5_000)
 
     def _expire(self, token: str) -> None:
         """Nobody came: the place goes back, unused."""
@@ -150,6 +159,18 @@ class Sessions:
             del self._sessions[session.lease.session]
             if not self._sessions:
                 self._none_left.set()
+
+    def drain(self, timeout_ms: int) -> None:
+        """Give out no more places. Sessions may go on for ``timeout_ms``; 10 s before, their clients are told. May be repeated."""
+        last_moment_s = asyncio.get_running_loop().time() + timeout_ms / 1_000
+        self._last_moment_s = min(last_moment_s, self._last_moment_s or last_moment_s)
+        for session in self._sessions.values():
+            self._end_in_time(session)
+
+    def _end_in_time(self, session: EdgeSession) -> None:
+        assert self._last_moment_s is not None
+        left_s = max(0.0, self._last_moment_s - asyncio.get_running_loop().time())
+        session.end_within(int(left_s * 1_000), DRAIN_WARNING_MS)
 
     async def stop(self, grace_s: float) -> None:
         """Admit nobody more, end all sessions, and wait ``grace_s`` until they have given everything back."""
@@ -212,8 +233,7 @@ class Sessions:
         Raises:
             CapacityError: it could not, and why.
         """
-        if self._stopping:
-            raise DrainingError("this edge is stopping", 5_000)
+        self._check_open()
         await self._admission.ready()
 
     async def app_status(self) -> dict[str, Any]:

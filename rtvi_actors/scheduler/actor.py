@@ -34,6 +34,7 @@ HEALTH_DEADLINE_S = 5.0
 """An actor that does not answer for this long is killed and replaced. Links find a frozen one sooner, while it has a session."""
 RESTART_PAUSE_S = 1.0
 QUIET_POLL_S = 0.1
+DRAIN_POLL_S = 0.1
 
 ENGINE_CLASSES = {"stt": "SttEngine", "llm": "LlmEngine", "tts": "TtsEngine"}
 
@@ -55,6 +56,7 @@ class Scheduler:
         self._group_numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._draining = False
         self._stopped = asyncio.Event()
         self._refill = asyncio.Event()
         self._first_ready = asyncio.Event()
@@ -93,6 +95,24 @@ class Scheduler:
         self._spawn(self._check_health(), "check health")
         return {"url": self._url(), "edges": [edge.facts for edge in self._edges.values()]}
 
+    async def drain(self, timeout_s: float) -> int:
+        """Admit nobody more and wait until all sessions are over. They may go on for ``timeout_s``, then their bots finish.
+
+        Returns:
+            how many are left: those of an edge that does not answer. The app goes on; :meth:`stop` ends it. May be repeated.
+        """
+        self._draining = True
+        log.info("draining: %d sessions may go on for %g s", len(self._table.places()), timeout_s)
+        told = [
+            asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in self._edges.values()
+        ]
+        if told:
+            await asyncio.wait(told, timeout=HEALTH_DEADLINE_S)
+        deadline = time.monotonic() + timeout_s + self._config.session.finish_ms / 1_000 + HEALTH_DEADLINE_S
+        while self._table.places() and time.monotonic() < deadline and not self._stopping.is_set():
+            await asyncio.sleep(DRAIN_POLL_S)
+        return len(self._table.places())
+
     async def stop(self) -> None:
         """End all sessions and processes. Returns when none is left; 10 s at most, then they are killed."""
         self._stopping.set()
@@ -129,6 +149,8 @@ class Scheduler:
         """A place for one session of ``edge``: the lease's fields, or ``{"refused": detail, "retry_after_ms": n}``."""
         if self._stopping.is_set():
             return {"refused": "the app is stopping", "retry_after_ms": 5_000}
+        if self._draining:
+            return {"refused": "the app is being drained", "retry_after_ms": 5_000}
         session = secrets.token_hex(8)
         try:
             place = self._table.admit(session, edge, _now_ms())
@@ -151,7 +173,7 @@ class Scheduler:
 
     async def ready(self, edge: str) -> bool:
         """Whether a session could be admitted through ``edge`` this moment."""
-        return not self._stopping.is_set() and self._table.free_places(edge) > 0
+        return not self._stopping.is_set() and not self._draining and self._table.free_places(edge) > 0
 
     async def status(self) -> dict[str, Any]:
         """Everything a person wants to know: sessions with their actors, engines, edges, groups, capacity."""
@@ -159,6 +181,7 @@ class Scheduler:
             "app": self._config.app.name,
             "url": self._url(),
             "node": self._node,
+            "draining": self._draining,
             "capacity": {
                 "sessions": len(self._table.places()),
                 "max_sessions": self._config.scheduler.max_sessions,
@@ -265,7 +288,7 @@ class Scheduler:
         pause_s = RESTART_PAUSE_S
         while True:
             self._refill.clear()
-            if not self._table.wanted():
+            if self._draining or not self._table.wanted():
                 await self._refill.wait()
                 continue
             await self._wait_for_quiet()

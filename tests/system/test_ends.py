@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from rtvi_actors.errors import CapacityError
 from rtvi_actors.testing.client import RtviClient
 
 pytestmark = pytest.mark.system
@@ -139,3 +143,53 @@ async def test_the_longest_session_is_told_before_it_ends(
             reason, text = await end(client)
             assert (reason, text) == ("max-session", "A session lasts 6 s at most.")
         await no_session(app, eventually)
+
+
+async def test_a_drained_app_lets_nobody_in_and_its_sessions_end_in_time(
+    start_app: Any, config_file: Any, connected: Any, answered: Any
+) -> None:
+    with start_app(config_file("dense.toml")) as app:
+        command = [sys.executable, "-m", "rtvi_actors.cli.main", "drain", "--app", app.name, "--timeout", "6"]
+        async with connected(app.ws_url) as client:
+            draining = asyncio.create_task(asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False))
+            warning = await client.wait_type("server-message")
+            assert (warning.data["type"], warning.data["reason"]) == ("session-ending", "draining")
+            assert 0 < warning.data["ends_in_ms"] <= 6_000
+            with pytest.raises(CapacityError, match="drained"):
+                await RtviClient(app.ws_url).__aenter__()
+            await answered(client, "One more question")
+            assert await end(client) == ("draining", "The server is being emptied.")
+        done = await draining
+        assert (done.returncode, done.stdout.split(":")[0]) == (0, f"drained {app.name}"), done.stderr
+        facts = await asyncio.to_thread(app.status)
+        assert (facts["draining"], facts["sessions"]) == (True, [])
+
+
+async def test_sigterm_waits_for_the_sessions_where_it_is_told_to(
+    start_app: Any, config_file: Any, connected: Any, answered: Any
+) -> None:
+    with start_app(config_file("dense.toml", scheduler={"drain_timeout_s": 600})) as app:
+        async with connected(app.ws_url) as client, connected(app.ws_url) as other:
+            app.process.send_signal(signal.SIGTERM)
+            await refused(app.ws_url)
+            await answered(client, "Are you still there?")
+            client.send("disconnect-bot")
+            assert await end(client) == ("disconnect-bot", "")
+            assert app.process.poll() is None, "the other session goes on"
+            app.process.send_signal(signal.SIGTERM)
+            ended = await other.wait(lambda message: message.type == "server-message")
+            assert ended.data["reason"] == "server-stopping", "a second signal does not wait"
+        assert await asyncio.to_thread(app.process.wait, 60) == 0
+
+
+async def refused(url: str) -> None:
+    """Wait until nobody is let in."""
+    refusal = ""
+    async with asyncio.timeout(30):
+        while not refusal:
+            try:
+                async with RtviClient(url):
+                    await asyncio.sleep(0.1)
+            except CapacityError as error:
+                refusal = error.detail
+    assert "drained" in refusal

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.unit
 FACTS: dict[str, Any] = {
     "app": "shop",
     "url": "http://127.0.0.1:7860",
+    "draining": False,
     "capacity": {"sessions": 0, "max_sessions": 4, "free": 2, "granted": 7, "refused": 1},
     "sessions": [],
     "engines": [],

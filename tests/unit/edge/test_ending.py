@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rtvi_actors.config import Session as Settings
-from rtvi_actors.edge.ending import PROMPT_WAIT_MS, SETTLE_MS, Deafen, End, Ending, Leave, Prompt, Seen, Tick, WakeAt, Warn
+from rtvi_actors.edge.ending import PROMPT_WAIT_MS, SETTLE_MS, Deafen, End, EndBy, Ending, Leave, Prompt, Seen, Tick, WakeAt, Warn
 
 pytestmark = pytest.mark.unit
 
@@ -161,7 +161,7 @@ def test_a_client_that_is_not_ready_is_not_prompted() -> None:
 def test_the_longest_session_is_told_before_and_lets_the_bot_finish() -> None:
     clock = Clock(max_session_ms=100_000, warning_ms=30_000)
     clock.wait(99_000)
-    assert clock.done == [(71_000, Warn(30_000))]
+    assert clock.done == [(71_000, Warn(30_000, "max-session"))]
     clock.see(bot=True)
     clock.wait(5_000)
     assert clock.commands(Deafen) == [(100_000, Deafen())]
@@ -184,6 +184,41 @@ def test_no_warning_where_it_would_come_with_the_start(warning_ms: int) -> None:
     clock.wait(10**6)
     assert clock.commands(Warn) == []
     assert clock.end == (100_000, "max-session")
+
+
+# --------------------------------------------------------------------------------------------------------- an earlier last moment
+
+DRAINED = Leave("draining", "The server is being emptied.")
+
+
+@pytest.mark.parametrize("max_session_ms", [0, 100_000])
+def test_an_earlier_last_moment_counts(max_session_ms: int) -> None:
+    clock = Clock(max_session_ms=max_session_ms)
+    clock.wait(10_000)
+    clock.give(EndBy(clock.now + 30_000, 10_000, DRAINED))
+    clock.wait(29_000)
+    clock.see(bot=True)
+    assert clock.done == [(31_000, Warn(10_000, "draining"))]
+    clock.wait(5_000)
+    clock.see(bot=False)
+    clock.wait(SETTLE_MS)
+    assert clock.end == (44_000 + SETTLE_MS, "draining"), "the bot finishes"
+
+
+def test_a_later_last_moment_changes_nothing() -> None:
+    clock = Clock(max_session_ms=100_000, warning_ms=30_000)
+    clock.give(EndBy(clock.now + 200_000, 10_000, DRAINED))
+    clock.wait(10**6)
+    assert clock.commands(Warn) == [(70_000, Warn(30_000, "max-session"))]
+    assert clock.end == (100_000, "max-session")
+
+
+def test_a_last_moment_that_is_near_is_told_at_once() -> None:
+    clock = Clock()
+    clock.give(EndBy(clock.now + 4_000, 10_000, DRAINED))
+    assert clock.commands(Warn) == [(0, Warn(4_000, "draining"))]
+    clock.give(EndBy(clock.now, 10_000, DRAINED))
+    assert clock.end == (0, "draining")
 
 
 # -------------------------------------------------------------------------------------------------------------- a wish to end

@@ -101,6 +101,26 @@ async def test_a_stopping_edge_gives_reserved_places_back(edge: Any) -> None:
         await edge.sessions.reserve(Wanted())
 
 
+async def test_a_drained_edge_lets_in_only_who_has_a_place_and_tells_all_when_they_end(edge: Any, until: Any) -> None:
+    token = await edge.sessions.reserve(Wanted())
+    _, client = await edge.connect()
+    edge.sessions.drain(8_000)
+    for door in (edge.sessions.open, lambda: edge.sessions.reserve(Wanted()), edge.sessions.ready):
+        with pytest.raises(DrainingError, match="drained"):
+            await door()
+    _, late = await edge.connect(token)
+    for told in (client, late):
+        await until(lambda told=told: "server-message" in told.types)
+        (warning,) = [message["data"] for message in told.messages if message["type"] == "server-message"]
+        assert (warning["type"], warning["reason"]) == ("session-ending", "draining")
+        assert 0 < warning["ends_in_ms"] <= 8_000
+    edge.sessions.drain(0)
+    await edge.over()
+    for told in (client, late):
+        assert [message["data"]["reason"] for message in told.messages if message["type"] == "server-message"] == ["draining"] * 2
+    assert sorted(edge.admission.released) == [("s1", True), ("s2", True)]
+
+
 async def test_a_start_may_be_required(make_edge: Any) -> None:
     edge = make_edge(edge={"require_start": True})
     with pytest.raises(AuthError, match="POST /start"):
