@@ -212,8 +212,9 @@ class Speaking(Section, frozen=True):
 class Engine(Section, frozen=True):
     """What all engines have."""
 
-    replicas: Annotated[int, Meta(ge=1, le=1)] = 1
-    """Engines of a kind. More than one is not possible yet."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Engines of a kind, each with the model in a process of its own. Sessions are spread over them. Where one dies, what it has
+    not begun to answer is asked of another."""
     threads: Positive = 1
     """Threads of the model in one replica."""
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0

@@ -35,12 +35,16 @@ Piece = TypeVar("Piece")
 
 @dataclass(slots=True)
 class _Answer:
-    """An answer that is being received."""
+    """An answer that is being received. ``request``: what was asked, to ask it again."""
 
+    request: bytes
     pieces: deque[bytes] = field(default_factory=deque)
     waiting_bytes: int = 0
     ended: bool = False
     error: EngineError | None = None
+    begun: bool = False
+    """Its reader has got a piece of it."""
+    asked_again: bool = False
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def fail(self, error: EngineError) -> None:
@@ -78,18 +82,19 @@ class EngineClient(Generic[Request, Piece]):
         Raises:
             EngineError: the engine failed on this request, or its answer was not read for 2 MiB.
             EngineTimeoutError: no first piece within ``first_timeout_ms``, or no further one within ``idle_timeout_ms``.
-            EngineLostError: the engine's process or link is gone.
+            EngineLostError: the engine's process or link is gone, and no other could be asked instead.
         """
         if not isinstance(request, self._request_type):
             raise TypeError(f"{self._role} takes {self._request_type.__name__}, not {type(request).__name__}")
         number = next(self._numbers)
-        answer = self._answers[number] = _Answer()
+        answer = self._answers[number] = _Answer(self._encoder.encode(request))
         try:
-            self._port.send(self._role, EngineRequest(request=number, payload=self._encoder.encode(request)))
+            self._port.send(self._role, EngineRequest(request=number, payload=answer.request))
             timeout_ms = first_timeout_ms
             while await self._next(answer, timeout_ms):
                 payload = answer.pieces.popleft()
                 answer.waiting_bytes -= len(payload)
+                answer.begun = True
                 yield self._decode(payload)
                 timeout_ms = idle_timeout_ms
         finally:
@@ -111,11 +116,23 @@ class EngineClient(Generic[Request, Piece]):
         return False
 
     def lost(self, role: Role) -> None:
-        """Nobody plays ``role`` now: if it is this engine's, all open requests fail."""
-        if role == self._role:
-            for answer in self._answers.values():
-                if not answer.ended:
-                    answer.fail(EngineLostError(f"the {role} is gone"))
+        """Who played ``role`` is gone. If it is this engine's: what is asked there fails, or is asked once more of another replica.
+
+        Only where nothing of the answer was read: nobody hears a word twice, and no half of an answer follows another's.
+        """
+        if role != self._role:
+            return
+        for number, answer in self._answers.items():
+            if answer.ended:
+                continue
+            if answer.begun or answer.asked_again:
+                answer.fail(EngineLostError(f"the {role} is gone"))
+                continue
+            answer.asked_again = True
+            answer.pieces.clear()
+            answer.waiting_bytes = 0
+            # Without another replica the port says that nobody plays the role, which ends here again.
+            self._port.send(self._role, EngineRequest(request=number, payload=answer.request))
 
     def _take(self, answer: _Answer, frame: EngineData) -> None:
         answer.waiting_bytes += len(frame.payload)

@@ -25,6 +25,7 @@ from rtvi_actors.runtime import process
 from rtvi_actors.runtime.heartbeat import Heartbeat
 from rtvi_actors.runtime.supervise import end_processes
 from rtvi_actors.scheduler.admission import Admissions
+from rtvi_actors.scheduler.shares import EngineShares
 from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup, Starter, as_coroutine, kill
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ class Scheduler:
         self._table = Admissions(self._config.scheduler)
         self._node = ray.get_runtime_context().get_node_id()[:8]
         self._starter = Starter(self._config, namespace, Path(folder), self._node)
-        self._engines: dict[str, Member] = {}
+        self._engines: dict[str, list[Member]] = {}
+        """Kind -> its replicas."""
+        self._shares = EngineShares()
         self._edges: dict[str, Member] = {}
         self._groups: dict[str, StageGroup] = {}
         self._group_numbers = itertools.count()
@@ -79,8 +82,8 @@ class Scheduler:
             async with asyncio.TaskGroup() as tasks:
                 # The edge first: a port in use should be told before a model is loaded.
                 tasks.create_task(self._start_edges(), name="start edges")
-                for kind in ENGINE_CLASSES:
-                    tasks.create_task(self._start_engine(kind), name=f"start engine {kind}")
+                for member in self._engine_members():
+                    tasks.create_task(self._start_engine(member), name=f"start {member.name}")
             self._spawn(self._keep_pool(), "keep pool")
             await self._first_ready.wait()
             if self._fault is not None:
@@ -119,7 +122,7 @@ class Scheduler:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        members = [*self._edges.values(), *self._engines.values()]
+        members = [*self._edges.values(), *self._replicas()]
         for edge in self._edges.values():
             if edge.handle is not None:
                 await asyncio.wait([asyncio.ensure_future(as_coroutine(edge.handle.stop.remote(2.0)))], timeout=4.0)
@@ -157,11 +160,14 @@ class Scheduler:
         except CapacityError as error:
             return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
         self._refill.set()
-        route = self._groups[place.group].route({f"engine/{kind}": engine for kind, engine in self._engines.items()})
+        up = {kind: {member.name: member.running is not None for member in members} for kind, members in self._engines.items()}
+        asked = self._shares.take(session, up)
+        route = self._groups[place.group].route() | {f"engine/{kind}": names for kind, names in asked.items()}
         return {"session": session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
 
     async def release(self, session: str, clean: bool, used: bool = True) -> None:
         """Give a place back. A group that may not be used again is ended."""
+        self._shares.give_back(session)
         self._retire(self._table.release(session, clean=clean, used=used), force=not clean)
 
     async def report_lost(self, actor: str, reason: str) -> None:
@@ -193,10 +199,18 @@ class Scheduler:
             "groups": [
                 {"name": group.name, "state": group.state, "sessions": len(group.sessions)} for group in self._table.groups()
             ],
-            "engines": [_facts(kind, member) for kind, member in sorted(self._engines.items())],
+            "engines": self._engine_status(),
             "edges": [_facts("edge", member) for member in self._edges.values()],
             "figures": self._figures.by_role(),
         }
+
+    def _engine_status(self) -> list[dict[str, Any]]:
+        sessions = self._shares.counts()
+        return [
+            _facts(kind, member) | {"sessions": sessions[member.name]}
+            for kind, members in sorted(self._engines.items())
+            for member in members
+        ]
 
     def _session_status(self, place: Any) -> dict[str, Any]:
         group = self._groups.get(place.group)
@@ -214,26 +228,39 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------ engines, edges
 
-    async def _start_engine(self, kind: str) -> None:
+    def _engine_members(self) -> list[Member]:
+        """As many of each kind as are configured, not started yet."""
         from rtvi_actors.engines import actor as engine_actor
 
+        for kind, class_name in ENGINE_CLASSES.items():
+            self._engines[kind] = [
+                self._starter.member(f"{self._config.app.name}/engine/{kind}/{number}", getattr(engine_actor, class_name))
+                for number in range(getattr(self._config, kind).replicas)
+            ]
+        return self._replicas()
+
+    def _replicas(self) -> list[Member]:
+        return [member for members in self._engines.values() for member in members]
+
+    def _engine_paths(self) -> dict[str, dict[str, str]]:
+        """Role -> name -> path, for those who dial them."""
+        return {f"engine/{kind}": {member.name: member.path for member in members} for kind, members in self._engines.items()}
+
+    async def _start_engine(self, member: Member) -> None:
+        kind = self._role(member.name).removeprefix("engine/")
         settings = getattr(self._config, kind)
-        member = self._engines.get(kind) or self._starter.member(
-            f"{self._config.app.name}/engine/{kind}/0", getattr(engine_actor, ENGINE_CLASSES[kind])
-        )
         arguments = (kind, member.name, member.path, self._node, settings.backend, self._config.to_dict())
         await self._starter.start(member, *arguments, num_gpus=settings.num_gpus)
-        self._engines[kind] = member
-        self._spawn(self._watch_engine(kind, member), f"watch {member.name}")
+        self._spawn(self._watch_engine(member), f"watch {member.name}")
 
-    async def _watch_engine(self, kind: str, member: Member) -> None:
+    async def _watch_engine(self, member: Member) -> None:
         """Start the engine again, under the same name and path, when its process dies: stages dial it again by themselves."""
         await _until_gone(member)
         if self._stopping.is_set():
             return
         log.error("engine %s died; starting it again", member.name)
         kill(member)
-        await self._again(lambda: self._start_engine(kind), member.name)
+        await self._again(lambda: self._start_engine(member), member.name)
 
     async def _start_edges(self) -> None:
         for number in range(self._config.scheduler.edges):
@@ -311,7 +338,7 @@ class Scheduler:
                 pause_s = min(30.0, pause_s * 2)
 
     async def _start_group(self, group: StageGroup) -> None:
-        await group.start({f"engine/{kind}": engine for kind, engine in self._engines.items()})
+        await group.start(self._engine_paths())
         for edge in self._edges.values():
             await asyncio.wait_for(edge.handle.connect.remote(group.addresses()), CONNECT_DEADLINE_S)
         for member in group.members.values():
@@ -358,7 +385,7 @@ class Scheduler:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
         while True:
             await asyncio.sleep(HEALTH_PERIOD_S)
-            members = [*self._engines.values(), *self._edges.values()]
+            members = [*self._replicas(), *self._edges.values()]
             members += [member for group in self._groups.values() for member in group.members.values()]
             self._figures.keep({self._name, *(member.name for member in members)})
             self._figures.report(self._name, "scheduler", self._own_figures())

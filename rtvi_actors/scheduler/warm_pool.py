@@ -130,10 +130,9 @@ class StageGroup:
             for role, (class_name, _) in STAGES.items()
         }
 
-    def route(self, engines: dict[str, Member]) -> dict[str, list[str]]:
-        """Role -> names, for the Attach frame."""
-        names = {role: [member.name] for role, member in self.members.items()}
-        return names | {role: [member.name] for role, member in engines.items()}
+    def route(self) -> dict[str, list[str]]:
+        """Role -> names of the four, for the Attach frame."""
+        return {role: [member.name] for role, member in self.members.items()}
 
     def addresses(self) -> dict[str, str]:
         """Name -> socket path of the four."""
@@ -143,8 +142,8 @@ class StageGroup:
         """Process id -> start time of the members that run."""
         return {member.pid: member.started_at for member in self.members.values() if member.pid}
 
-    async def start(self, engines: dict[str, Member]) -> None:
-        """Start the four and link them with each other and the engines. On failure nothing of the group is left.
+    async def start(self, engines: dict[str, dict[str, str]]) -> None:
+        """Start the four and link them with each other and the engines (role -> name -> path). On failure nothing is left of them.
 
         Raises:
             RtviActorsError: as :meth:`Starter.start`.
@@ -163,9 +162,9 @@ class StageGroup:
                         config.scheduler.sessions_per_group,
                     )
                     tasks.create_task(self._starter.start(member, *arguments), name=f"start {member.name}")
-            everybody = {**self.members, **engines}
+            everybody = engines | {role: {member.name: member.path} for role, member in self.members.items()}
             for role in ("tts", "llm", "stt", "speaking"):
-                peers = {everybody[other].name: everybody[other].path for other in DIALS[role]}
+                peers = {name: path for other in DIALS[role] for name, path in everybody[other].items()}
                 await asyncio.wait_for(self.members[role].handle.connect.remote(peers), CONNECT_DEADLINE_S)
         except BaseException as error:
             await self.end(force=True)

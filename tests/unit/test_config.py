@@ -38,7 +38,7 @@ def test_what_crosses_to_the_actors_comes_back_the_same() -> None:
         ({"llm": {"max_token": 3}}, ["llm.max_token = 3", "allowed here", "max_tokens"]),
         ({"edgee": {}}, ["edgee", "allowed here", "edge"]),
         ({"llm": {"max_tokens": "x"}}, ["llm.max_tokens = 'x'", "int"]),
-        ({"stt": {"replicas": 2}}, ["stt.replicas = 2", "<= 1"]),
+        ({"stt": {"replicas": 65}}, ["stt.replicas = 65", "<= 64"]),
         ({"tts": {"max_batch": 4}}, ["tts.max_batch = 4", "<= 1"]),
         ({"bots": {"shop": 3}}, ["bots = {'shop': 3}", "str"]),
         ({"bots": {"a shop": "m:C"}}, ["a shop", "A-Za-z"]),

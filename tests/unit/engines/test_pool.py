@@ -167,19 +167,34 @@ async def test_an_answer_that_stops_in_the_middle(client: Client, port: FakePort
     assert port.kinds() == ["EngineRequest", "EngineCancel"]
 
 
-async def test_the_loss_of_the_engine_fails_all_open_requests(client: Client, port: FakePort) -> None:
+async def test_what_the_lost_engine_had_not_begun_is_asked_of_another_once(client: Client, port: FakePort) -> None:
     one, two = Reading(client), Reading(client)
     await settle()
     client.lost("engine/llm")
-    await settle()
-    assert not one.task.done()
-    client.lost("engine/tts")
-    for reading in (one, two):
-        error = await failure(reading)
-        assert isinstance(error, EngineLostError)
-        assert error.retryable
     assert port.kinds() == ["EngineRequest", "EngineRequest"]
-    client.receive(data(1, b"aa"))  # from before the loss
+    client.lost("engine/tts")
+    first, second, *again = port.sent
+    assert again == [first, second]
+    client.receive(data(1, b"aa"))
+    client.receive(end(1))
+    await one.task
+    client.lost("engine/tts")  # the other one, too; or there was none
+    error = await failure(two)
+    assert isinstance(error, EngineLostError)
+    assert error.retryable
+    assert port.kinds() == ["EngineRequest"] * 4
+    assert client.open_requests == 0
+
+
+async def test_what_the_lost_engine_had_begun_fails(client: Client, port: FakePort) -> None:
+    reading = Reading(client)
+    await settle()
+    client.receive(data(1, b"aa"))
+    await settle()
+    client.lost("engine/tts")
+    assert isinstance(await failure(reading), EngineLostError)
+    assert port.kinds() == ["EngineRequest"]
+    client.receive(data(1, b"bb"))  # from before the loss
     assert client.open_requests == 0
 
 
