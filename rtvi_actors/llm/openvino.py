@@ -141,19 +141,27 @@ class OpenVinoLlm:
 
     def join(self, answer: Answer) -> None:
         """Give it to the pipeline."""
-        self._running[answer] = _Running(answer, self._begin(answer))
+        request = answer.job.request
+        self._running[answer] = _Running(answer, self._add(answer.prompt, request.max_tokens, request.temperature))
 
     def step(self) -> Iterator[tuple[Answer, Outcome]]:
         """One step of the pipeline, and what it gave."""
-        try:
-            if self._pipeline.has_non_finished_requests():
-                self._pipeline.step()
-        except Exception as error:
-            log.warning("a step of %d answers failed", len(self._running), exc_info=error)
-            yield from self._apart()
-            return
+        import openvino_genai
+
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
         for running in list(self._running.values()):
-            yield from _read(running)
+            tokens: list[int] = []
+            while running.handle.can_read():
+                for output in running.handle.read().values():
+                    tokens.extend(output.generated_ids)
+            status = running.handle.get_status()
+            if tokens:
+                yield running.answer, tokens
+            elif status == openvino_genai.GenerationStatus.IGNORED:
+                yield running.answer, EngineError("the prompt does not fit into the pages of the key-value cache")
+            elif status != openvino_genai.GenerationStatus.RUNNING:
+                yield running.answer, EngineError(f"the answer ended as {status.name}")
 
     def leave(self, answer: Answer) -> None:
         """Take it out of the pipeline, before its next step. Its pages stay for the session's next turn."""
@@ -178,25 +186,6 @@ class OpenVinoLlm:
             if ahead.done == len(ahead.ids) and self._ahead.get(session) is ahead:
                 del self._ahead[session]
             return bool(self._ahead)
-
-    def _apart(self) -> Iterator[tuple[Answer, Outcome]]:
-        """A step failed: all begin again where they are, one after the other, so that only who fails again has failed."""
-        for running in self._running.values():
-            running.handle.stop()
-        for running in list(self._running.values()):
-            try:
-                running.handle = self._begin(running.answer)
-                self._pipeline.step()
-            except Exception as error:
-                running.handle.stop()
-                yield running.answer, EngineError(f"{type(error).__name__}: {error}")
-            else:
-                yield from _read(running)
-
-    def _begin(self, answer: Answer) -> Any:
-        """Its request, from where it is."""
-        request = answer.job.request
-        return self._add([*answer.prompt, *answer.said], request.max_tokens - len(answer.said), request.temperature)
 
     def _expect(self, answer: Answer) -> None:
         """The session's next prompt will begin with this conversation, if it is heard to its end."""
@@ -227,23 +216,6 @@ class OpenVinoLlm:
             config.rng_seed = int(np.random.default_rng().integers(2**31))
         ids = openvino.Tensor(np.array([prompt], dtype=np.int64))
         return self._pipeline.add_request(next(self._numbers), ids, config)
-
-
-def _read(running: _Running) -> Iterator[tuple[Answer, Outcome]]:
-    """What there is for this answer since the last step."""
-    import openvino_genai
-
-    tokens: list[int] = []
-    while running.handle.can_read():
-        for output in running.handle.read().values():
-            tokens.extend(output.generated_ids)
-    status = running.handle.get_status()
-    if tokens:
-        yield running.answer, tokens
-    elif status == openvino_genai.GenerationStatus.IGNORED:
-        yield running.answer, EngineError("the prompt does not fit into the pages of the key-value cache")
-    elif status != openvino_genai.GenerationStatus.RUNNING:
-        yield running.answer, EngineError(f"the answer ended as {status.name}")
 
 
 def presence_penalty(repetition_penalty: float) -> float:

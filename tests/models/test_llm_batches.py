@@ -201,47 +201,6 @@ async def test_openvino_goes_on_when_one_is_cancelled(paged: OpenVinoLlm) -> Non
     assert not paged._running
 
 
-class Breaking:
-    """A pipeline whose step fails while a request has the token ``poison`` in its prompt."""
-
-    def __init__(self, pipeline: Any, poison: int) -> None:
-        self._pipeline = pipeline
-        self._poison = poison
-        self._poisoned: list[Any] = []
-        self.failures = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
-
-    def add_request(self, number: int, ids: Any, config: Any) -> Any:
-        handle = self._pipeline.add_request(number, ids, config)
-        if self._poison in ids.data:
-            self._poisoned.append(handle)
-        return handle
-
-    def step(self) -> None:
-        if any(handle.get_status().name == "RUNNING" for handle in self._poisoned):
-            self.failures += 1
-            raise RuntimeError("out of memory")
-        self._pipeline.step()
-
-
-async def test_openvino_fails_only_who_cannot_be_helped(paged: OpenVinoLlm, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = [await answer(paged, ask(question), f"a{at}") for at, question in enumerate(QUESTIONS)]
-    poison = paged._prompt._tokenizer.token_to_id("\u0120zebra")
-    broken = Breaking(paged._pipeline, poison)
-    monkeypatch.setattr(paged, "_pipeline", broken)
-    results = await asyncio.gather(
-        *(answer(paged, ask(question), f"t{at}") for at, question in enumerate(QUESTIONS)),
-        answer(paged, ask("What is a zebra?"), "bad"),
-        return_exceptions=True,
-    )
-    assert broken.failures >= 2
-    assert results[:-1] == alone
-    assert isinstance(results[-1], EngineError)
-    assert "out of memory" in str(results[-1])
-
-
 async def test_openvino_overwrites_old_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many more tokens than there are pages."""
     monkeypatch.setattr("rtvi_actors.llm.openvino.KEPT_TOKENS", 512)
