@@ -32,7 +32,7 @@ from rtvi_actors.config import Config
 
 
 async def ramp(url: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """More and more sessions, up to the first number that is too many."""
+    """More and more sessions, up to the first number that is too many; with several runs all of them, since their medians count."""
     said = await clips()
     rows: list[dict[str, Any]] = []
     with Progress(transient=True, console=Console(stderr=True)) as progress:
@@ -42,15 +42,15 @@ async def ramp(url: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append(found.figures())
             for problem in dict.fromkeys(found.problems):
                 progress.console.print(f"{sessions} sessions: {problem}", style="red", markup=False)
-            if not within(rows[-1], options.limit_ms):
+            if options.runs == 1 and not within(rows[-1], options.limit_ms):
                 break
             await asyncio.sleep(3.0)  # places are given back
     return rows
 
 
 def together(runs: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """One row per number of sessions that all ``runs`` came to: times: medians, counts: sums, the client's delay: the worst."""
-    for rows in zip(*runs, strict=False):
+    """One row per number of sessions: times: medians, counts: sums, the client's delay: the worst."""
+    for rows in zip(*runs, strict=True):
         times = {
             key: median_low([row[key] for row in rows]) if all(row[key] for row in rows) else None for key in ("p50_ms", "p95_ms")
         }
@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--own", action="store_true", help="an own stage group for each session (default: shared groups)")
     parser.add_argument("--config", nargs="+", default=None, help="profiles, one after the other (with both voices)")
     options = parser.parse_args()
+    if options.runs < 1:
+        parser.error("--runs must be 1 or more")
     profiles = options.config or ([None] if options.own else [SHARED, FAST_VOICE])
     groups = "own" if options.own else "shared"
     console, rows, knees = Console(), [], {}

@@ -26,13 +26,15 @@ from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, 
 from rtvi_actors.models.prepare import command, missing, path_of
 from rtvi_actors.observe import log as observe_log
 from rtvi_actors.observe import tracing
-from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler
+from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler, drain_limit_s
 from rtvi_actors.scheduler.warm_pool import NUM_CPUS
 from rtvi_actors.speaking.end_of_turn import model_class
 
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 20.0
+DRAIN_MARGIN_S = 5.0
+"""For the scheduler to say that a drain is over."""
 PING_PERIOD_S = 2.0
 PING_DEADLINE_S = 10.0
 """A scheduler that does not answer for this long hangs: nobody can be admitted, nothing that dies is replaced."""
@@ -136,9 +138,9 @@ def serving(config: Config, *, address: str | None = None) -> Iterator[App]:
                 log.info(took)
             app = App(facts["url"], scheduler, stop_requested)
             yield app
-            if stop_requested.by == signal.SIGTERM and config.scheduler.drain_timeout_s:
-                console.print(f"draining: sessions may go on for {config.scheduler.drain_timeout_s} s; a second signal ends them")
-                _drain(scheduler, config.scheduler.drain_timeout_s, stop_requested)
+            if stop_requested.by == signal.SIGTERM and (timeout_s := config.scheduler.drain_timeout_s):
+                console.print(f"draining: sessions may go on for {timeout_s} s; a second signal ends them")
+                _drain(scheduler, timeout_s, drain_limit_s(config, timeout_s), stop_requested)
         finally:
             with console.status("stopping"):
                 _stop(scheduler, polite=app is None or not app.hangs)
@@ -205,13 +207,19 @@ def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:
         raise ConfigError(f"app {config.app.name!r} runs already in this cluster: {error}") from error
 
 
-def _drain(scheduler: Any, timeout_s: int, stop_requested: StopRequest) -> None:
-    """Wait until all sessions are over, or a signal comes."""
-    drained = scheduler.drain.remote(timeout_s)
+def _drain(scheduler: Any, timeout_s: int, limit_s: float, stop_requested: StopRequest) -> None:
+    """Wait until all sessions are over, a signal comes, or the scheduler does not answer."""
+    drained, deadline = scheduler.drain.remote(timeout_s), time.monotonic() + limit_s + DRAIN_MARGIN_S
     stop_requested.draining = True
-    while stop_requested.draining and not ray.wait([drained], timeout=0.2)[0]:
-        pass
-    stop_requested.draining = False
+    try:
+        while stop_requested.draining and time.monotonic() < deadline:
+            if ray.wait([drained], timeout=0.2)[0]:
+                ray.get(drained)
+                return
+    except ray.exceptions.RayError as error:
+        log.error("the sessions are not waited for: %s", error)
+    finally:
+        stop_requested.draining = False
 
 
 def _get(reference: Any, stop_requested: StopRequest) -> Any:

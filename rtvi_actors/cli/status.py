@@ -61,11 +61,14 @@ def drain(app: str, address: str | None, timeout_s: int) -> None:
     """
     console = Console(stderr=True)
     with _scheduler(app, address) as scheduler, console.status("draining") as progress:
-        drained = scheduler.drain.remote(timeout_s)
-        while not ray.wait([drained], timeout=1.0)[0]:
-            left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
-            progress.update(f"draining: {left} sessions go on")
-        left = ray.get(drained, timeout=CALL_DEADLINE_S)
+        try:
+            drained = scheduler.drain.remote(timeout_s)
+            while not ray.wait([drained], timeout=1.0)[0]:
+                left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
+                progress.update(f"draining: {left} sessions go on")
+            left = ray.get(drained, timeout=CALL_DEADLINE_S)
+        except ray.exceptions.RayError as error:
+            raise RtviActorsError(f"app {app!r} ended, or does not answer: {type(error).__name__}") from error
     if left:
         raise RtviActorsError(f"{left} sessions of app {app!r} have not ended; see its log")
     print(f"drained {app}: no session is left, and nobody is let in; `rtvi-actors stop` ends it")

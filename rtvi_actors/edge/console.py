@@ -170,11 +170,12 @@ class Status:
 
     def _of_engine(self, kind: str, engines: list[dict[str, Any]]) -> dict[str, Any]:
         settings = getattr(self._config, kind)
-        known = next((engine for engine in engines if engine["kind"] == kind), {})
+        replicas = [engine for engine in engines if engine["kind"] == kind]
+        up = sum(engine["state"] == "up" for engine in replicas)
         return {
             "kind": kind,
-            "state": known.get("state", "starting"),
+            "state": "starting" if not up else "up" if up == len(replicas) else f"{up} of {len(replicas)} up",
             "backend": settings.backend,
             "model": Path(settings.model).name,
-            "memory_bytes": known.get("memory_bytes", 0),
+            "memory_bytes": sum(engine.get("memory_bytes", 0) for engine in replicas),
         }

@@ -163,7 +163,9 @@ class Sessions:
     def drain(self, timeout_ms: int) -> None:
         """Give out no more places. Sessions may go on for ``timeout_ms``; 10 s before, their clients are told. May be repeated."""
         last_moment_s = asyncio.get_running_loop().time() + timeout_ms / 1_000
-        self._last_moment_s = min(last_moment_s, self._last_moment_s or last_moment_s)
+        if self._last_moment_s is not None and last_moment_s >= self._last_moment_s:
+            return
+        self._last_moment_s = last_moment_s
         for session in self._sessions.values():
             self._end_in_time(session)
 

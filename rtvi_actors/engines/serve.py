@@ -222,11 +222,13 @@ class EngineServer:
         if self._is_over(peer, frame):
             return
         asked = self._session(peer, frame.session)
+        if frame.request in asked.requests:
+            return  # asked again by a stage that lost a replica and did not know that it had asked here already
         if not asked.arrives(frame.request):
             self._cancelled += 1
             return
         work = _Work(asked, frame, time.monotonic_ns())
-        refusal = self._refusal(asked, frame.request)
+        refusal = self._refusal(asked)
         if refusal:
             self._refused += 1
             self._end(work, refusal, retryable=True)
@@ -247,9 +249,7 @@ class EngineServer:
         """Whether ``frame`` comes behind the end of its session."""
         return frame.epoch <= self._ended.get((peer, frame.session), -1)
 
-    def _refusal(self, asked: _Session, request: int) -> str:
-        if request in asked.requests:
-            return f"request {request} is running already"
+    def _refusal(self, asked: _Session) -> str:
         if len(asked.requests) >= MAX_REQUESTS_PER_SESSION:
             return f"the session has {MAX_REQUESTS_PER_SESSION} requests in flight already"
         if len(self._tasks) >= MAX_REQUESTS:

@@ -151,7 +151,7 @@ class LlmStage:
                 self.context.replace([(role, text) for role, text in json.loads(message.data)["messages"]])
 
     def peer_lost(self, role: Role) -> None:
-        """Nobody plays ``role`` now."""
+        """Who played ``role`` is gone."""
         self._engine.lost(role)
 
     async def close(self) -> None:

@@ -74,14 +74,16 @@ class StageActor:
         log.debug("listening on %s", self._path)
         return {"pid": os.getpid(), "node": self._node, "name": self._name, "path": self._path}
 
-    async def connect(self, peers: dict[str, str], deadline_s: float = CONNECT_DEADLINE_S) -> None:
-        """Dial ``peers`` (name -> socket path) and wait until all links are up.
+    async def connect(
+        self, peers: dict[str, str], spares: dict[str, str] | None = None, deadline_s: float = CONNECT_DEADLINE_S
+    ) -> None:
+        """Dial ``peers`` and ``spares`` (name -> socket path) and wait until all links to ``peers`` are up.
 
         Raises:
             SessionLostError: not all of them answered in time. Dialling goes on.
         """
         switchboard = self._open_switchboard()
-        for name, path in peers.items():
+        for name, path in {**peers, **(spares or {})}.items():
             switchboard.dial(name, path)
         try:
             await switchboard.wait_connected(list(peers), deadline_s)

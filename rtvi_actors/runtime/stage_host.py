@@ -251,12 +251,12 @@ class SessionHost:
         hosted.port.send("edge", error_frame(error, turn=frame.turn, attempt=frame.attempt))
 
     def _unreachable(self, hosted: _Hosted, role: Role) -> None:
-        """Nobody plays ``role`` now. A stage hears of its engine's loss, but not from inside its own ``send``."""
+        """Who played ``role`` is gone. A stage hears of its engine's loss, but not from inside its own ``send``."""
         if role.startswith("engine/"):
             asyncio.get_running_loop().call_soon(self._peer_lost, hosted, role)
 
     def _peer_lost(self, hosted: _Hosted, role: Role) -> None:
-        """Tell the stage that nobody plays ``role`` now, if it wants to know (it has a method ``peer_lost(role)``)."""
+        """Tell the stage that who played ``role`` is gone, if it wants to know (it has a method ``peer_lost(role)``)."""
         listener = getattr(hosted.stage, "peer_lost", None)
         if listener is None or hosted.state == "closing":
             return

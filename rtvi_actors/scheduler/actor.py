@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from rtvi_actors.config import Config
+from rtvi_actors.edge.sessions import RESERVED_S
 from rtvi_actors.errors import CapacityError, RtviActorsError
 from rtvi_actors.observe.figures import Figures, RoleFigures
 from rtvi_actors.runtime import process
@@ -104,14 +105,15 @@ class Scheduler:
         Returns:
             how many are left: those of an edge that does not answer. The app goes on; :meth:`stop` ends it. May be repeated.
         """
+        await self._first_ready.wait()
         self._draining = True
         log.info("draining: %d sessions may go on for %g s", len(self._table.places()), timeout_s)
-        told = [
-            asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in self._edges.values()
-        ]
+        # One that is being started again has no sessions.
+        up = [edge for edge in self._edges.values() if edge.running is not None]
+        told = [asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in up]
         if told:
             await asyncio.wait(told, timeout=HEALTH_DEADLINE_S)
-        deadline = time.monotonic() + timeout_s + self._config.session.finish_ms / 1_000 + HEALTH_DEADLINE_S
+        deadline = time.monotonic() + drain_limit_s(self._config, timeout_s)
         while self._table.places() and time.monotonic() < deadline and not self._stopping.is_set():
             await asyncio.sleep(DRAIN_POLL_S)
         return len(self._table.places())
@@ -167,6 +169,9 @@ class Scheduler:
 
     async def release(self, session: str, clean: bool, used: bool = True) -> None:
         """Give a place back. A group that may not be used again is ended."""
+        self._give_back(session, clean=clean, used=used)
+
+    def _give_back(self, session: str, *, clean: bool, used: bool = True) -> None:
         self._shares.give_back(session)
         self._retire(self._table.release(session, clean=clean, used=used), force=not clean)
 
@@ -191,7 +196,7 @@ class Scheduler:
             "capacity": {
                 "sessions": len(self._table.places()),
                 "max_sessions": self._config.scheduler.max_sessions,
-                "free": self._table.free_places(),
+                "free": 0 if self._draining else self._table.free_places(),
                 "granted": self._table.granted,
                 "refused": self._table.refused,
             },
@@ -242,9 +247,12 @@ class Scheduler:
     def _replicas(self) -> list[Member]:
         return [member for members in self._engines.values() for member in members]
 
-    def _engine_paths(self) -> dict[str, dict[str, str]]:
-        """Role -> name -> path, for those who dial them."""
-        return {f"engine/{kind}": {member.name: member.path for member in members} for kind, members in self._engines.items()}
+    def _engine_paths(self, *, up: bool) -> dict[str, dict[str, str]]:
+        """Role -> name -> path of those that are up, or of those that are not."""
+        return {
+            f"engine/{kind}": {member.name: member.path for member in members if (member.running is not None) == up}
+            for kind, members in self._engines.items()
+        }
 
     async def _start_engine(self, member: Member) -> None:
         kind = self._role(member.name).removeprefix("engine/")
@@ -260,6 +268,8 @@ class Scheduler:
             return
         log.error("engine %s died; starting it again", member.name)
         kill(member)
+        kind = self._role(member.name).removeprefix("engine/")
+        self._shares.lost(member.name, [other.name for other in self._engines[kind] if other.running is not None])
         await self._again(lambda: self._start_engine(member), member.name)
 
     async def _start_edges(self) -> None:
@@ -292,7 +302,7 @@ class Scheduler:
         log.error("%s died; its sessions are over; starting it again", member.name)
         self._table.edge_gone(member.name)
         for session in self._table.sessions_of_edge(member.name):
-            self._retire(self._table.release(session, clean=False), force=True)
+            self._give_back(session, clean=False)
         kill(member)
         await self._again(lambda: self._start_edge(number), member.name)
 
@@ -338,12 +348,16 @@ class Scheduler:
                 pause_s = min(30.0, pause_s * 2)
 
     async def _start_group(self, group: StageGroup) -> None:
-        await group.start(self._engine_paths())
-        for edge in self._edges.values():
-            await asyncio.wait_for(edge.handle.connect.remote(group.addresses()), CONNECT_DEADLINE_S)
+        await group.start(self._engine_paths(up=True), self._engine_paths(up=False))
+        linked: set[str] = set()
+        # One that is being started again links with the groups that are ready by then, or is found by the next look.
+        while edges := [edge for edge in self._edges.values() if edge.running is not None and edge.name not in linked]:
+            for edge in edges:
+                await asyncio.wait_for(edge.handle.connect.remote(group.addresses()), CONNECT_DEADLINE_S)
+                linked.add(edge.name)
         for member in group.members.values():
             self._spawn(self._watch_stage(group.name, member), f"watch {member.name}")
-        self._table.group_ready(group.name, set(self._edges))
+        self._table.group_ready(group.name, linked)
         self._first_ready.set()
 
     async def _wait_for_quiet(self) -> None:
@@ -378,7 +392,8 @@ class Scheduler:
                     await asyncio.wait_for(edge.handle.disconnect.remote(names), HEALTH_DEADLINE_S)
         await group.end(force=force)
         self._groups.pop(name, None)
-        self._table.group_gone(name)
+        for session in self._table.group_gone(name):
+            self._shares.give_back(session)
         self._refill.set()
 
     async def _check_health(self) -> None:
@@ -422,6 +437,11 @@ class Scheduler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
+
+
+def drain_limit_s(config: Config, timeout_s: float) -> float:
+    """How long a drain takes at most: bots finish, and places that were taken before are kept for their clients."""
+    return timeout_s + config.session.finish_ms / 1_000 + RESERVED_S + HEALTH_DEADLINE_S
 
 
 async def _until_gone(member: Member) -> None:

@@ -27,6 +27,14 @@ class EngineShares:
         self._first[session] = {kind: names[0] for kind, names in orders.items()}
         return orders
 
+    def lost(self, name: str, others: list[str]) -> None:
+        """The replica ``name`` is gone: its sessions go to ``others``, those of its kind that are up, or wait for it."""
+        for firsts in self._first.values():
+            for kind, first in firsts.items():
+                if first == name and others:
+                    counts = self.counts()
+                    firsts[kind] = min(others, key=lambda other: counts[other])
+
     def give_back(self, session: str) -> None:
         """``session`` is over. Harmless if it never was."""
         self._first.pop(session, None)

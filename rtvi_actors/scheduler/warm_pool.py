@@ -142,8 +142,10 @@ class StageGroup:
         """Process id -> start time of the members that run."""
         return {member.pid: member.started_at for member in self.members.values() if member.pid}
 
-    async def start(self, engines: dict[str, dict[str, str]]) -> None:
-        """Start the four and link them with each other and the engines (role -> name -> path). On failure nothing is left of them.
+    async def start(self, engines: dict[str, dict[str, str]], spares: dict[str, dict[str, str]]) -> None:
+        """Start the four, link them with each other and the ``engines`` (role -> name -> path). On failure nothing is left of them.
+
+        ``spares``: engines that are dialled, too, and not waited for: they are being started again.
 
         Raises:
             RtviActorsError: as :meth:`Starter.start`.
@@ -165,7 +167,8 @@ class StageGroup:
             everybody = engines | {role: {member.name: member.path} for role, member in self.members.items()}
             for role in ("tts", "llm", "stt", "speaking"):
                 peers = {name: path for other in DIALS[role] for name, path in everybody[other].items()}
-                await asyncio.wait_for(self.members[role].handle.connect.remote(peers), CONNECT_DEADLINE_S)
+                later = {name: path for other in DIALS[role] for name, path in spares.get(other, {}).items()}
+                await asyncio.wait_for(self.members[role].handle.connect.remote(peers, later), CONNECT_DEADLINE_S)
         except BaseException as error:
             await self.end(force=True)
             if isinstance(error, BaseExceptionGroup):

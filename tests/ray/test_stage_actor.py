@@ -140,7 +140,7 @@ async def test_a_busy_stage_is_not_taken_for_a_dead_one(actors: Any, edge: Any) 
 async def test_a_peer_that_is_not_there(actors: Any) -> None:
     handle, _ = await actors.start(SttActor, "stt", ECHO, 1)
     with pytest.raises(SessionLostError, match=r"no link from app/stt/0 to app/llm/9"):
-        await asyncio.wait_for(handle.connect.remote({"app/llm/9": str(actors.folder / "nobody.sock")}, 0.3), 30)
+        await asyncio.wait_for(handle.connect.remote({"app/llm/9": str(actors.folder / "nobody.sock")}, None, 0.3), 30)
 
 
 @pytest.mark.parametrize(

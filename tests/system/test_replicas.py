@@ -31,8 +31,12 @@ async def test_a_replica_that_is_lost_costs_no_turn(
     app: Any, connected: Any, answered: Any, eventually: Any, kind: str, number: int
 ) -> None:
     async with connected(app.ws_url) as one, connected(app.ws_url) as two:
-        first, second = await replicas(app, kind)
-        assert (first["sessions"], second["sessions"]) == (1, 1)
+
+        async def spread() -> bool:
+            return [engine["sessions"] for engine in await replicas(app, kind)] == [1, 1]
+
+        await eventually(spread, "each replica has a session")
+        first, _ = await replicas(app, kind)
         for client in (one, two):
             await answered(client, "before")
         psutil.Process(first["pid"]).send_signal(number)
@@ -40,6 +44,7 @@ async def test_a_replica_that_is_lost_costs_no_turn(
             # It interrupts the answer before: what the lost one was asked for then is withdrawn, not asked again.
             await answered(client, "after")
             assert [message.data for message in client.messages if message.type == "error"] == []
+        assert sum(engine["sessions"] for engine in await replicas(app, kind)) == 2
 
         async def whole() -> bool:
             found = await replicas(app, kind)

@@ -32,6 +32,18 @@ def test_one_that_is_down_comes_last() -> None:
     assert shares.take("c", {"llm": {"llm/0": False}})["llm"] == ["llm/0"], "it may be up when it is needed"
 
 
+def test_the_sessions_of_a_lost_one_are_spread_over_the_others() -> None:
+    shares = EngineShares()
+    three = {"llm": {"llm/0": True, "llm/1": True, "llm/2": True}}
+    for session in "abcdef":
+        shares.take(session, three)
+    shares.lost("llm/0", ["llm/1", "llm/2"])
+    assert shares.counts() == {"llm/1": 3, "llm/2": 3}
+    shares.lost("llm/1", [])
+    assert shares.counts() == {"llm/1": 3, "llm/2": 3}, "they wait for it"
+    assert shares.take("g", three)["llm"][0] == "llm/0"
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=60), st.integers(1, 5))
 def test_no_replica_has_two_more_than_another_took(events: list[tuple[bool, int]], replicas: int) -> None:
     shares, living = EngineShares(), set[int]()
