@@ -25,8 +25,7 @@ async def replicas(app: Any, kind: str) -> list[dict[str, Any]]:
     return [engine for engine in facts["engines"] if engine["kind"] == kind]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-@pytest.mark.parametrize("kind", ["llm", "tts"])
+@pytest.mark.parametrize(("kind", "number"), [("llm", signal.SIGKILL), ("tts", signal.SIGSTOP)], ids=["killed", "frozen"])
 async def test_a_replica_that_is_lost_costs_no_turn(
     app: Any, connected: Any, answered: Any, eventually: Any, kind: str, number: int
 ) -> None:
