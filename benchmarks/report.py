@@ -76,7 +76,7 @@ def voice_latency(run: Run) -> str:
         row("our own share p50 / p95, ms", lambda f: spread(f, "own_share_ms", "p50", "p95")),
         *(row(f"{name} p50 / p95, ms", segment(name)) for name in sets[0]["segments_ms"]),
         row("gaps over 40 ms in the bot's audio", _gaps),
-        row("the client's own delay, at most, ms", lambda f: f.get("client_late_ms")),
+        row("the client's own delay, max, ms", lambda f: f.get("client_late_ms")),
         row("word error rate of the transcripts", lambda f: _percent(f["word_error_rate"])),
     ]
     memory = ", ".join(f"{role} {mib:g}" for role, mib in sorted(run.get("uss_mib", {}).items()))

@@ -148,7 +148,7 @@ def table(outcomes: list[dict[str, Any]], cut_offs: dict[str, Any] | None) -> Ta
         result.add_row(f"{segment} p50 / p95, ms", *(f"{cell['p50']:.0f} / {cell['p95']:.0f}" if cell else "-" for cell in cells))
     row("gaps over 40 ms", "gaps_over_40_ms")
     row("longest gap, ms", "longest_gap_ms")
-    row("this client's own delay, at most, ms", "client_late_ms")
+    row("the client's own delay, max, ms", "client_late_ms")
     row("word error rate", "word_error_rate")
     result.add_row("cut off in pauses (endpointing.py)", in_words(cut_offs))
     return result
