@@ -152,12 +152,18 @@ def session_capacity(run: Run) -> str:
 
 def peers(run: Run) -> str:
     """The same load on ours and on others, and the ratios."""
-    rows = [{"server": server["name"].replace("_", " "), **row} for server in run["servers"] for row in server["rows"]]
-    failed = [
-        f"{server['name'].replace('_', ' ')} failed: {server['failed']}." for server in run["servers"] if server.get("failed")
+    rows = [
+        {"server": _peer(server["name"]), **{key: value for key, value in row.items() if not isinstance(value, list)}}
+        for server in run["servers"]
+        for row in server["rows"]
     ]
-    said = [line for name, found in run.get("ratios", {}).items() for line in _ratios(name.replace("_", " "), found)]
+    failed = [f"{_peer(server['name'])} failed: {server['failed']}." for server in run["servers"] if server.get("failed")]
+    said = [line for name, found in run.get("ratios", {}).items() for line in _ratios(_peer(name), found)]
     return "\n\n".join(filter(None, [all_keys(rows, "beside others") if rows else "", " ".join([*said, *failed])]))
+
+
+def _peer(name: str) -> str:
+    return {"shelf": "Pipecat off the shelf", "tuned": "Pipecat tuned"}.get(name, name)
 
 
 def _ratios(name: str, found: Run) -> list[str]:
@@ -166,8 +172,8 @@ def _ratios(name: str, found: Run) -> list[str]:
         f"{'at least ' if line['at_least'] else ''}{line['ratio']:g} times the sessions at its p95 of {line['p95_ms']:g} ms"
         for line in found.get("capacity", [])
     ]
-    fast = f"as fast (p50 / p95) as {name}: {', '.join(speeds)} sessions." if speeds else ""
-    return list(filter(None, [fast.capitalize(), f"Beside {name}: {'; '.join(held)}." if held else ""]))
+    fast = f"As fast (p50 / p95) as {name}: {', '.join(speeds)} sessions." if speeds else ""
+    return list(filter(None, [fast, f"Beside {name}: {'; '.join(held)}." if held else ""]))
 
 
 def stt_batch(run: Run) -> str:
@@ -204,7 +210,7 @@ TABLES = {
 def curves(runs: dict[str, Run]) -> dict[str, list[tuple[int, float]]]:
     """Voice to voice p95 over the number of sessions: name -> (sessions, ms). Of one run, so that all met the same machine."""
     if "peers" in runs:
-        servers = [(server["name"].replace("_", " "), server["rows"]) for server in runs["peers"]["servers"]]
+        servers = [(_peer(server["name"]), server["rows"]) for server in runs["peers"]["servers"]]
     elif "session_capacity" in runs:
         run = runs["session_capacity"]
         servers = [(voice, [row for row in run["rows"] if row["voice"] == voice]) for voice in run["knees"]]

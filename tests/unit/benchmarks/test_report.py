@@ -101,13 +101,13 @@ def test_capacity_of_several_runs_says_what_its_figures_are(report: ModuleType) 
 def test_peers_and_ratios(report: ModuleType) -> None:
     speed = [{"sessions": 1, "p50": 4.1, "p95": 5.0}, {"sessions": 8, "p50": None, "p95": None}]
     capacity = [{"p95_ms": 2_500, "theirs": 2, "ours": 8, "at_least": True, "ratio": 4.0}]
-    servers = [{"name": "ours", "rows": LOADS, "failed": ""}, {"name": "off_the_shelf", "rows": [], "failed": "no model"}]
-    write(report, "peers", {"servers": servers, "ratios": {"off_the_shelf": {"speed": speed, "capacity": capacity}}})
+    servers = [{"name": "ours", "rows": LOADS, "failed": ""}, {"name": "shelf", "rows": [], "failed": "no model"}]
+    write(report, "peers", {"servers": servers, "ratios": {"shelf": {"speed": speed, "capacity": capacity}}})
     text = report.report()
     assert "| ours | 8 | 0 | 1700 |" in text
-    assert "As fast (p50 / p95) as off the shelf: 4.1 / 5.0 times at 1 sessions." in text
+    assert "As fast (p50 / p95) as Pipecat off the shelf: 4.1 / 5.0 times at 1 sessions." in text
     assert "at least 4 times the sessions at its p95 of 2500 ms" in text
-    assert "off the shelf failed: no model." in text
+    assert "Pipecat off the shelf failed: no model." in text
     assert list(report.curves(report.runs_found())) == ["ours"]
 
 
