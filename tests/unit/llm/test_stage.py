@@ -274,6 +274,7 @@ async def test_a_lost_engine_ends_the_answer() -> None:
     talk = Conversation()
     await talk.receive(started(1), words(1), ended(1))
     talk.stage.peer_lost(ENGINE)
+    talk.stage.peer_lost(ENGINE)  # nor does another one take its place
     await talk.port.settle()
     assert [frame.reason for frame in talk.told(LlmEnded)] == ["error"]
     assert talk.told(Error)[0].retryable

@@ -239,6 +239,7 @@ async def test_a_lost_engine_fails_the_turn_only(session):
     await session.port.settle()
     assert session.finals() == []
     session.stage.peer_lost(ENGINE)
+    session.stage.peer_lost(ENGINE)  # nor does another one take its place
     await session.port.settle()
     assert session.finals() == [(1, 1, "")]
     assert [error.retryable for error in session.port.frames("edge", Error)] == [True]

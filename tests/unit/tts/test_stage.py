@@ -231,6 +231,7 @@ async def test_whatever_goes_wrong_in_a_clause_the_next_is_spoken(session, monke
 async def test_a_lost_engine_fails_the_clause(session):
     await session.receive(clause(1, 0))
     session.stage.peer_lost(ENGINE)
+    session.stage.peer_lost(ENGINE)  # nor does another one take its place
     await session.port.settle()
     assert session.ends == [(1, 0, 0)]
     assert [error.retryable for error in session.port.frames("edge", Error)] == [True]
