@@ -33,7 +33,7 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## all benchmarks, then Pipecat beside us, 75 minutes in all; their figures go into README.md (ARGS=NAME runs one)
+bench: setup  ## all benchmarks, then Pipecat beside us, some 80 minutes in all; their figures go into README.md (ARGS=NAME runs one)
 	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start session_cost barge_in endpointing voice_latency stt_batch llm_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
 	$(if $(ARGS),,@$(MAKE) --no-print-directory peers || echo "not measured beside Pipecat: see above" >&2)
 	@$(BIN)/python benchmarks/report.py --write

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -16,7 +15,6 @@ from rtvi_actors.errors import ConfigError, EngineError, ModelMissingError
 from rtvi_actors.models.prepare import path_of
 from rtvi_actors.tts.coqui import CLAUSE_PAUSE_MS, SENTENCE_PAUSE_MS, CoquiTts
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
-from rtvi_actors.tts.piece_worker import Steps
 from rtvi_actors.tts.spoken_text import spoken_text
 
 pytestmark = pytest.mark.models
@@ -220,23 +218,11 @@ async def test_closing_stops_after_the_piece_in_work(tts: CoquiTts, monkeypatch:
     assert computed[-1] < long_frames
 
 
-async def test_two_sessions_take_turns(tts: CoquiTts, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = tts._worker
-    assert worker is not None
-    order: list[str] = []
-    real_speak = worker._speak
-
-    def speak(request: TtsRequest) -> Steps:
-        for step in real_speak(request):
-            if step.pcm:
-                order.append(request.text)
-            yield step
-
-    monkeypatch.setattr(worker, "_speak", speak)
+async def test_two_sessions_take_turns(tts: CoquiTts, pieces_in_order: Any) -> None:
     other = LONG.replace("fox", "cat")
-    await asyncio.gather(collect(tts.stream("a", TtsRequest(LONG))), collect(tts.stream("b", TtsRequest(other))))
-    changes = sum(1 for before, after in pairwise(order) if before != after)
+    order = await pieces_in_order(tts, LONG, other)
     assert set(order[:2]) == {LONG, other}
+    changes = sum(1 for before, after in pairwise(order) if before != after)
     assert changes >= 6, [text[:20] for text in order]
 
 

@@ -18,7 +18,6 @@ from rtvi_actors.models.prepare import path_of
 from rtvi_actors.tts import hibari
 from rtvi_actors.tts.engine import SAMPLE_RATE_HZ, TtsPiece, TtsRequest
 from rtvi_actors.tts.hibari import LONGEST_MS, HibariTts
-from rtvi_actors.tts.piece_worker import Steps
 
 CONFIG = Config().replace(tts={"backend": "hibari", "model": "hibari-heart"})
 
@@ -142,21 +141,9 @@ async def test_speed(tts: HibariTts) -> None:
     assert 0.5 < len(fast) / len(usual) < 0.85
 
 
-async def test_two_sessions_take_turns(tts: HibariTts, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = tts._worker
-    assert worker is not None
-    order: list[str] = []
-    real_speak = worker._speak
-
-    def speak(request: TtsRequest) -> Steps:
-        for step in real_speak(request):
-            if step.pcm:
-                order.append(request.text)
-            yield step
-
-    monkeypatch.setattr(worker, "_speak", speak)
+async def test_two_sessions_take_turns(tts: HibariTts, pieces_in_order: Any) -> None:
     other = LONG.replace("fox", "cat")
-    await asyncio.gather(collect(tts.stream("a", TtsRequest(LONG))), collect(tts.stream("b", TtsRequest(other))))
+    order = await pieces_in_order(tts, LONG, other)
     changes = sum(1 for before, after in pairwise(order) if before != after)
     assert changes >= 6, [text[:20] for text in order]
 

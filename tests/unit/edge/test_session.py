@@ -332,7 +332,7 @@ async def test_a_cancel_stops_the_sound_and_grants_back_what_was_not_sent(edge: 
     edge.stages.say("speaking", Cancel(turn=2, fence=2, reason="speech"))
     sent = len(client.audio)
     await until(lambda: "bot-stopped-speaking" in client.types)
-    await asyncio.sleep(0.1)
+    await until(lambda: edge.stages.granted("tts", "bot_audio") >= 96_000)  # so nothing of it is left to send
     assert len(client.audio) == sent < 96_000
     assert edge.stages.granted("tts", "bot_audio") == 96_000
     (played,) = edge.stages.got("speaking", Played)
