@@ -21,7 +21,7 @@ def order(*clauses: tuple[str, int, int]) -> PieceOrder[str]:
     made: PieceOrder[str] = PieceOrder(MARGIN_MS, PATIENCE_MS)
     for name, asked_ms, audio_ms in clauses:
         made.add(name, asked_ms * MS)
-        made.stepped(name, audio_ms * MS, asked_ms * MS)
+        made.stepped(name, audio_ms * MS, asked_ms * MS, asked_ms * MS)
     return made
 
 
@@ -49,15 +49,15 @@ def test_whose_turn_it_is(clauses: list[tuple[str, int, int]], now_ms: int, expe
 
 def test_a_step_without_sound_leaves_it_a_new_clause() -> None:
     made = order(("a", 0, 0), ("b", 1, 0))
-    made.stepped("a", 0, 30 * MS)
+    made.stepped("a", 0, 30 * MS, 30 * MS)
     assert made.next(30 * MS) == "a"
-    made.stepped("a", 500 * MS, 60 * MS)
+    made.stepped("a", 500 * MS, 60 * MS, 60 * MS)
     assert made.next(60 * MS) == "b"
 
 
 def test_after_a_gap_the_audio_is_played_on_from_now() -> None:
     made = order(("late", 0, 100), ("other", 0, 1_800))
-    made.stepped("late", 300 * MS, 1_600 * MS)
+    made.stepped("late", 300 * MS, 1_600 * MS, 1_600 * MS)
     # It would have run out at 400 without the gap; it does at 1,900, behind the other.
     assert made.next(1_600 * MS) == "other"
 
@@ -69,8 +69,46 @@ def test_a_clause_that_goes_on_is_due_when_what_was_said_before_it_runs_out() ->
     assert made.next(200 * MS) == "new"
     made.remove("new")
     assert made.next(200 * MS) == "goes on"
-    made.stepped("goes on", 300 * MS, 250 * MS)  # it lasts until 800 now
+    made.stepped("goes on", 300 * MS, 250 * MS, 250 * MS)  # it lasts until 800 now
     assert made.next(260 * MS) == "other"
+
+
+def test_alone_a_clause_is_heard_with_its_first_piece() -> None:
+    made: PieceOrder[str] = PieceOrder()
+    made.add("a", 0)
+    assert not made.stepped("a", 0, 0, 30 * MS)  # silence
+    assert made.stepped("a", 300 * MS, 30 * MS, 110 * MS)
+
+
+def test_among_others_a_clause_is_held_until_it_outlasts_a_step_of_everybody() -> None:
+    made: PieceOrder[str] = PieceOrder()
+    for name in "abcde":
+        made.add(name, 0)
+    assert not made.stepped("a", 300 * MS, 0, 100 * MS)  # five times 100 ms
+    assert not made.stepped("a", 0, 100 * MS, 200 * MS)
+    assert made.stepped("a", 300 * MS, 200 * MS, 300 * MS)
+    assert made.stepped("a", 10 * MS, 300 * MS, 400 * MS)  # once heard, always
+    made.add("goes on", 400 * MS, reserve_ns=50 * MS)
+    assert made.stepped("goes on", 10 * MS, 400 * MS, 500 * MS)
+
+
+def test_steps_that_take_longer_hold_longer_but_not_for_good() -> None:
+    made: PieceOrder[str] = PieceOrder(longest_hold_ms=1_000)
+    for name in "ab":
+        made.add(name, 0)
+    assert not made.stepped("a", 500 * MS, 0, 5_000 * MS)
+    assert made.stepped("a", 500 * MS, 5_000 * MS, 10_000 * MS)
+
+
+def test_a_held_clause_is_due_when_all_that_is_held_has_been_played() -> None:
+    made: PieceOrder[str] = PieceOrder()
+    for name in "abc":
+        made.add(name, 0)
+    made.stepped("a", 300 * MS, 0, 200 * MS)
+    made.stepped("b", 350 * MS, 200 * MS, 400 * MS)
+    made.stepped("a", 300 * MS, 400 * MS, 500 * MS)  # both pieces, from 500 on: until 1,100
+    made.remove("c")
+    assert made.next(600 * MS) == "b"
 
 
 def test_what_is_over_has_no_turn() -> None:
@@ -89,6 +127,7 @@ class Clause:
     """(ms of work, ms of audio)."""
     got_ms: list[int] = field(default_factory=list)
     due_ms: int = 0
+    heard_ms: int | None = None
 
     def __hash__(self) -> int:
         return id(self)
@@ -114,7 +153,9 @@ def spoken(clauses: list[Clause]) -> list[tuple[int, Clause, list[Clause]]]:
         turns.append((now_ms, clause, list(made)))
         work_ms, audio_ms = clause.steps[len(clause.got_ms)]
         now_ms += work_ms
-        made.stepped(clause, audio_ms * MS, now_ms * MS)
+        may_be_heard = made.stepped(clause, audio_ms * MS, (now_ms - work_ms) * MS, now_ms * MS)
+        if may_be_heard and clause.heard_ms is None:
+            clause.heard_ms = now_ms
         clause.due_ms = (max(clause.due_ms, now_ms) if clause.got_ms else now_ms) + audio_ms
         clause.got_ms.append(now_ms)
         if len(clause.got_ms) == len(clause.steps):
@@ -137,6 +178,7 @@ def test_everything_is_spoken_and_nobody_waits_for_good(clauses: list[Clause]) -
 def test_a_second_piece_before_a_first_one_is_for_those_about_to_fall_silent(clauses: list[Clause]) -> None:
     done: dict[Clause, int] = dict.fromkeys(clauses, 0)
     due: dict[Clause, int] = {}
+    held: dict[Clause, int] = {}
     for now_ms, chosen, there in spoken(clauses):
         silent = [clause for clause in there if not done[clause]]
         if done[chosen] and silent:
@@ -147,7 +189,9 @@ def test_a_second_piece_before_a_first_one_is_for_those_about_to_fall_silent(cla
         if pressing and done[chosen]:
             assert due[chosen] == min(due[clause] for clause in pressing)
         work_ms, audio_ms = chosen.steps[done[chosen]]
-        due[chosen] = max(due.get(chosen, 0), now_ms + work_ms) + audio_ms
+        heard = chosen.heard_ms is not None and chosen.heard_ms <= now_ms
+        held[chosen] = held.get(chosen, 0) + audio_ms
+        due[chosen] = max(due[chosen], now_ms + work_ms) + audio_ms if heard else now_ms + work_ms + held[chosen]
         done[chosen] += 1
 
 
