@@ -313,6 +313,25 @@ class Scheduler(Section, frozen=True):
     """The warm pool is refilled between turns; this is the longest it waits for quiet."""
 
 
+class Cluster(Section, frozen=True):
+    """Links between nodes. None of it matters on one machine, where links are Unix sockets."""
+
+    link_ports: Annotated[str, Meta(pattern=r"^(|\d{1,5}-\d{1,5})$")] = ""
+    """TCP ports for links on each node, ``first-last``, for a firewall to let through between nodes; "" takes any free ones. A
+    stage group takes four, an engine or an edge one."""
+    tls_cert: str = ""
+    """PEM file with the certificate of a node, on each node, for TLS on links; with ``tls_key`` and ``tls_ca``. "" for none."""
+    tls_key: str = ""
+    """PEM file with its key."""
+    tls_ca: str = ""
+    """PEM file with the authority that signed the certificates of all nodes."""
+
+    def ports(self) -> range:
+        """The ports to try, in this order; 0 is any."""
+        first, _, last = self.link_ports.partition("-")
+        return range(int(first), int(last) + 1) if last else range(1)
+
+
 class Observe(Section, frozen=True):
     """What is told about a running app. Logs are in ``app``."""
 
@@ -342,6 +361,7 @@ class Config(Section, frozen=True):
     llm: Llm = field(default_factory=Llm)
     tts: Tts = field(default_factory=Tts)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    cluster: Cluster = field(default_factory=Cluster)
     observe: Observe = field(default_factory=Observe)
     models_dir: str = ""
     """Where prepared models lie; "" takes RTVI_ACTORS_MODELS, else the user's cache folder."""
@@ -455,11 +475,22 @@ def _check_together(config: Config, source: str) -> None:
             f"speaking.vad_threshold = {speaking.vad_threshold}"
         )
     _check_endpoint(config.llm, source)
+    _check_cluster(config.cluster, source)
     places = scheduler.sessions_per_group * scheduler.warm_groups
     if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
         raise ConfigError(
             f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs sessions_per_group x warm_groups = {places} or more"
         )
+
+
+def _check_cluster(cluster: Cluster, source: str) -> None:
+    ports = cluster.ports()
+    if not ports or ports[-1] > 65_535 or (cluster.link_ports and not ports[0]):
+        raise ConfigError(f"{source}: cluster.link_ports = {cluster.link_ports!r}: must be first-last, from 1 to 65535")
+    files = {key: getattr(cluster, key) for key in ("tls_cert", "tls_key", "tls_ca")}
+    if any(files.values()) and not all(files.values()):
+        missing = ", ".join(f"cluster.{key}" for key, path in files.items() if not path)
+        raise ConfigError(f"{source}: TLS on links needs all three files; not given: {missing}")
 
 
 def _check_endpoint(llm: Llm, source: str) -> None:
