@@ -219,6 +219,13 @@ class Engine(Section, frozen=True):
     """Threads of the model in one replica."""
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0
     """GPU share of one replica; 0 runs it on the CPU."""
+    gpu_memory_gb: Annotated[float, Meta(ge=0)] = 0.0
+    """GPU memory that one replica takes at most, in GB (10^9 bytes): a device is filled up to 90 %. An engine that takes more is
+    ended. 0: not declared, only the share counts."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels that its node must have, of Ray: ``ray start --labels``."""
+    preferred_labels: list[dict[str, str]] = field(default_factory=list)
+    """Labels that are tried first, in this order, and done without where no such node has room."""
     max_batch: Positive = 4
     """Requests in one run of the model."""
     timeout_ms: Positive = 10_000

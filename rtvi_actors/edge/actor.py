@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 from typing import Any
 
 from rtvi_actors.config import Config
@@ -20,6 +19,7 @@ from rtvi_actors.errors import SessionLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.network import Network
 from rtvi_actors.runtime.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,21 @@ class EdgeActor:
     Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
     """
 
-    def __init__(self, name: str, path: str, node: str, config: dict[str, Any], scheduler: str, namespace: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        node: str,
+        config: dict[str, Any],
+        scheduler: str,
+        namespace: str,
+        network: Network | None = None,
+    ) -> None:
         self._name = name
         self._path = path
         self._node = node
         self._config = config
+        self._network = network
         self._admission = SchedulerClient(scheduler, namespace, name)
         self._stopped = asyncio.Event()
         self._sessions: Sessions | None = None
@@ -48,7 +58,7 @@ class EdgeActor:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Take the port, listen for links, serve. Returns ``{pid, node, name, path, host, port, url}``.
+        """Take the port, listen for links, serve. Returns ``{pid, started_at, node, name, path, address, host, port, url}``.
 
         Raises:
             ConfigError: the port is in use, or the configuration cannot be used.
@@ -65,6 +75,7 @@ class EdgeActor:
             on_frame=self._on_frame,
             on_peer=self._on_peer,
             on_overflow=self._on_overflow,
+            network=self._network,
         )
         try:
             await switchboard.open()
@@ -79,18 +90,18 @@ class EdgeActor:
         host = config.edge.host
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("serving at %s", url)
-        return {
-            "pid": os.getpid(),
+        return process.identity() | {
             "node": self._node,
             "name": self._name,
             "path": self._path,
+            "address": switchboard.address,
             "host": host,
             "port": port,
             "url": url,
         }
 
     async def connect(self, peers: dict[str, str]) -> None:
-        """Dial the stage actors ``peers`` (name -> socket path) and wait until all links are up, 10 s at most.
+        """Dial the stage actors ``peers`` (name -> path or HOST:PORT) and wait until all links are up, 10 s at most.
 
         Raises:
             SessionLostError: not all of them answered in time. They are not dialled any more.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import secrets
 import socket
@@ -217,18 +218,18 @@ async def _prove(sock: Socket, key: LinkKey, *, we_dial: bool) -> None:
 
 
 async def _read(sock: Socket, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
-        more = await _ready(sock, lambda: sock.recv(size - len(data)))
+        more = await _ready(sock, functools.partial(sock.recv, size - len(data)))
         if not more:
             raise ConnectionResetError("closed")
         data += more
-    return data
+    return bytes(data)
 
 
 async def _write(sock: Socket, data: bytes) -> None:
     while data:
-        data = data[await _ready(sock, lambda: sock.send(data), writing=True) :]
+        data = data[await _ready(sock, functools.partial(sock.send, data), writing=True) :]
 
 
 async def _ready(sock: Socket, act: Callable[[], Result], *, writing: bool = False) -> Result:

@@ -6,7 +6,6 @@ A plain class; whoever starts it decorates it with ``ray.remote``.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from rtvi_actors.config import Config, runtime_folder
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
-from rtvi_actors.runtime.supervise import end_processes, start_time_of
+from rtvi_actors.runtime.devices import device_memory_bytes
+from rtvi_actors.runtime.supervise import end_processes
 
 
 class NodeActor:
@@ -27,11 +27,11 @@ class NodeActor:
         self._stopped = asyncio.Event()
 
     async def start(self) -> dict[str, Any]:
-        """Make the folder, mode 0700. Returns ``{pid, started_at, name, folder}``."""
+        """Make the folder, mode 0700. Returns ``{pid, started_at, name, folder, device_memory_bytes}``."""
         process.set_up(self._name, Config.from_dict(self._config))
         self._folder = self._folder or str(runtime_folder())
-        pid = os.getpid()
-        return {"pid": pid, "started_at": start_time_of(pid), "name": self._name, "folder": self._folder}
+        memory_bytes = await asyncio.to_thread(device_memory_bytes)
+        return process.identity() | {"name": self._name, "folder": self._folder, "device_memory_bytes": memory_bytes}
 
     async def end_processes(self, processes: dict[int, float], grace_s: float) -> list[int]:
         """See ``supervise.end_processes``: those of this node, pid -> start time."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 from typing import Any
 
 from rtvi_actors.config import Config
@@ -17,6 +16,7 @@ from rtvi_actors.errors import SessionLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.network import Network
 from rtvi_actors.runtime.stage_host import SessionHost
 from rtvi_actors.runtime.switchboard import Switchboard
 
@@ -28,24 +28,35 @@ CONNECT_DEADLINE_S = 10.0
 class StageActor:
     """Hosts up to ``limit`` sessions of ``role``. ``name`` is the actor's on the links, ``path`` its Unix socket.
 
-    ``host_class``: ``module:Class`` of the StageHost; ``config``: ``Config.to_dict()``. Everything happens in :meth:`start`, so
-    that an error reaches whoever calls it as what it is.
+    ``network``: its way to other nodes. ``host_class``: ``module:Class`` of the StageHost; ``config``: ``Config.to_dict()``.
+    Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
     """
 
-    def __init__(self, role: str, name: str, path: str, node: str, host_class: str, config: dict[str, Any], limit: int) -> None:
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        path: str,
+        node: str,
+        host_class: str,
+        config: dict[str, Any],
+        limit: int,
+        network: Network | None = None,
+    ) -> None:
         self._role = role
         self._name = name
         self._path = path
         self._node = node
         self._host_class = host_class
         self._config = config
+        self._network = network
         self._limit = limit
         self._stopped = asyncio.Event()
         self._host: SessionHost | None = None
         self._switchboard: Switchboard | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Import the stage, load what its sessions share, listen. Returns ``{pid, node, name, path}``.
+        """Import the stage, load what its sessions share, listen. Returns ``{pid, started_at, node, name, path, address}``.
 
         Raises:
             ConfigError: the host class or the configuration cannot be used.
@@ -62,6 +73,7 @@ class StageActor:
             on_frame=self._on_frame,
             on_peer=self._on_peer,
             on_overflow=self._on_overflow,
+            network=self._network,
         )
         deadline_ms = config.scheduler.attach_deadline_ms
         self._host = SessionHost(self._role, stages, switchboard, limit=self._limit, open_deadline_ms=deadline_ms)
@@ -72,12 +84,17 @@ class StageActor:
             raise
         self._switchboard = switchboard
         log.debug("listening on %s", self._path)
-        return {"pid": os.getpid(), "node": self._node, "name": self._name, "path": self._path}
+        return process.identity() | {
+            "node": self._node,
+            "name": self._name,
+            "path": self._path,
+            "address": switchboard.address,
+        }
 
     async def connect(
         self, peers: dict[str, str], spares: dict[str, str] | None = None, deadline_s: float = CONNECT_DEADLINE_S
     ) -> None:
-        """Dial ``peers`` and ``spares`` (name -> socket path) and wait until all links to ``peers`` are up.
+        """Dial ``peers`` and ``spares`` (name -> path or HOST:PORT) and wait until all links to ``peers`` are up.
 
         Raises:
             SessionLostError: not all of them answered in time. Dialling goes on.

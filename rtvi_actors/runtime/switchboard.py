@@ -52,8 +52,8 @@ class PeerStats:
 class Switchboard:
     """The links of the process ``name``. All methods belong to the event loop's thread.
 
-    ``path``: the Unix socket to listen on; its folder is made, or must be, 0700. ``network``: how other nodes are reached, and reach
-    this process; without it, they do not. ``on_frame(peer, frame)`` gets every frame, in
+    ``path``: the Unix socket to listen on; its folder is made, or must be, 0700. ``network``: how other nodes are reached, and
+    reach this process; without it, they do not. ``on_frame(peer, frame)`` gets every frame, in
     order per peer and lane. ``on_peer(peer, up, reason)`` is told when a link comes up and when it is gone; a new link of the
     same name (a restarted process) ends the older one first. ``on_overflow(session, reason)``: too much waits for a peer,
     frames of the session are lost and it must end; it is called from inside :meth:`send`.
@@ -139,7 +139,7 @@ class Switchboard:
     # --------------------------------------------------------------------------------------------------------- peers
 
     def dial(self, peer: str, where: str) -> None:
-        """Keep a link to ``peer``, which listens at the path or HOST:PORT ``where``, until :meth:`undial`: dial again when it is gone.
+        """Keep a link to ``peer``, which listens at the path or HOST:PORT ``where``, until :meth:`undial`; dial again if it goes.
 
         Raises:
             ConfigError: no socket can have this path.

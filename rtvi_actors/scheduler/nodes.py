@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtvi_actors.config import Config
+from rtvi_actors.runtime.devices import device_memory_bytes
 from rtvi_actors.runtime.network import LinkKey, Network
 from rtvi_actors.runtime.node_actor import NodeActor
 from rtvi_actors.runtime.supervise import end_processes
@@ -39,6 +40,8 @@ class NodeFacts:
     folder: str
     resources: Mapping[str, float]
     labels: Mapping[str, str]
+    device_memory_bytes: Sequence[int] = ()
+    """Of each GPU that its driver knows."""
     agent: Any = None
     """Handle of its NodeActor; None on the scheduler's node."""
     pid: int = 0
@@ -51,17 +54,18 @@ def on_node(node: str) -> dict[str, Any]:
 
 
 class Nodes:
-    """Those that are up and ready for actors. ``several``: look for more than the scheduler's own.
+    """Those that are up and ready for actors.
 
     Attributes:
         here: id of the scheduler's node.
+        several: whether there may be more.
     """
 
     def __init__(self, config: Config, namespace: str, folder: Path, *, several: bool) -> None:
         self.here = str(ray.get_runtime_context().get_node_id())
         self._config = config
         self._namespace = namespace
-        self._several = several
+        self.several = several
         self._key = LinkKey.new()
         self._folders = {self.here: str(folder)}
         self._ready: dict[str, NodeFacts] = {}
@@ -76,7 +80,7 @@ class Nodes:
     async def look(self) -> tuple[list[NodeFacts], list[str]]:
         """See what Ray has now, and make joiners ready. Returns those that joined, and ids of those that are gone."""
         alive = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}
-        if not self._several:
+        if not self.several:
             alive = {self.here: alive[self.here]}
         gone = [node for node in self._ready if node not in alive]
         for node in gone:
@@ -97,6 +101,7 @@ class Nodes:
         facts = NodeFacts(node["NodeID"], node["NodeManagerAddress"], "", node["Resources"], node.get("Labels") or {})
         if facts.id == self.here:
             facts.folder = self._folders[facts.id]
+            facts.device_memory_bytes = await asyncio.to_thread(device_memory_bytes)
         else:
             await self._start_agent(facts)
         return facts
@@ -113,25 +118,27 @@ class Nodes:
             raise
         facts.pid, facts.started_at = told["pid"], told["started_at"]
         facts.folder = self._folders[facts.id] = told["folder"]
+        facts.device_memory_bytes = told["device_memory_bytes"]
 
     def _agent_name(self, node: str) -> str:
         return f"{self._config.app.name}/node/{node[:8]}"
 
-    async def check(self, node: str) -> None:
-        """Start the actor of ``node`` again if it is gone or does not answer."""
-        facts = self._ready.get(node)
-        if facts is None or facts.agent is None:
-            return
+    async def check(self) -> None:
+        """Start the actors of nodes again that are gone or do not answer."""
+        await asyncio.gather(*(self._check(facts) for facts in self._ready.values() if facts.agent is not None))
+
+    async def _check(self, facts: NodeFacts) -> None:
         try:
             await asyncio.wait_for(facts.agent.ping.remote(), CALL_DEADLINE_S)
+            return
         except (TimeoutError, ray.exceptions.RayError) as error:
-            log.error("%s does not answer (%s); starting it again", self._agent_name(node), type(error).__name__)
-            with contextlib.suppress(ray.exceptions.RayError, ValueError):
-                ray.kill(facts.agent, no_restart=True)
-            try:
-                await self._start_agent(facts)
-            except (TimeoutError, ValueError, ray.exceptions.RayError) as error:
-                log.warning("%s does not start: %s", self._agent_name(node), error)
+            log.error("%s does not answer (%s); starting it again", self._agent_name(facts.id), type(error).__name__)
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(facts.agent, no_restart=True)
+        try:
+            await self._start_agent(facts)
+        except (TimeoutError, ValueError, ray.exceptions.RayError) as error:
+            log.warning("%s does not start: %s", self._agent_name(facts.id), error)
 
     def folder(self, node: str) -> str:
         """The folder of ``node``'s sockets.
@@ -143,7 +150,7 @@ class Nodes:
 
     def network(self, node: str) -> Network | None:
         """What a process on ``node`` needs for links to other nodes; None where there is only one."""
-        return Network(self._ready[node].host, self._key, self._config.cluster) if self._several else None
+        return Network(self._ready[node].host, self._key, self._config.cluster) if self.several else None
 
     async def end_processes(self, node: str, processes: dict[int, float], grace_s: float) -> None:
         """See ``supervise.end_processes``. On a node that is gone there is nothing left to end."""
