@@ -74,14 +74,15 @@ class Edges:
         site.upkeep.spawn(self._watch(edge, pool), f"watch {edge.name}")
 
     def _port(self, edge: Member, node: str) -> int:
-        """The first edge of a node listens on the configured port, the next one on the port behind it.
+        """The first edge of a host listens on the configured port, the next one on the port behind it.
 
         One that comes back on its node takes the port that its clients know. 0 is any.
         """
         if edge.node == node and "port" in edge.facts:
             return int(edge.facts["port"])
-        first = self._site.config.edge.port
-        taken = {other.facts.get("port") for other in self._members if other.node == node and other is not edge}
+        first, host = self._site.config.edge.port, self._site.nodes.host(node)
+        others = [other for other in self._members if other is not edge and other.node in self._site.nodes]
+        taken = {other.facts.get("port") for other in others if self._site.nodes.host(other.node) == host}
         return first and next(port for port in range(first, first + len(self._members) + 1) if port not in taken)
 
     async def _watch(self, edge: Member, pool: GroupPool) -> None:

@@ -140,6 +140,14 @@ class Nodes:
         except (TimeoutError, ValueError, ray.exceptions.RayError) as error:
             log.warning("%s does not start: %s", self._agent_name(facts.id), error)
 
+    def host(self, node: str) -> str:
+        """The address of ``node``.
+
+        Raises:
+            KeyError: there is no such node (any more).
+        """
+        return self._ready[node].host
+
     def folder(self, node: str) -> str:
         """The folder of ``node``'s sockets.
 
