@@ -158,6 +158,11 @@ class Admissions:
         """The sessions that ``edge`` holds."""
         return [place.session for place in self._places.values() if place.edge == edge]
 
+    @property
+    def taken(self) -> int:
+        """How many sessions there are."""
+        return len(self._places)
+
     def places(self) -> list[Place]:
         """All sessions, oldest first."""
         return sorted(self._places.values(), key=lambda place: place.since_ms)

@@ -244,6 +244,7 @@ def test_each_place_is_given_once_and_the_emptiest_group_s_first(
             assert admissions.admit(name, edge, at).group == best
             live.append(name)
     assert sorted(place.session for place in admissions.places()) == sorted(live)
+    assert admissions.taken == len(live)
 
 
 def test_an_admission_costs_the_same_with_many_groups(lines_run: Callable[[Callable[[], Any]], int]) -> None:
