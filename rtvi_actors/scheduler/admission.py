@@ -14,7 +14,7 @@ What :meth:`Admissions.admit` costs does not depend on how many groups there are
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -96,7 +96,7 @@ class Admissions:
         self._places: dict[str, Place] = {}
         self._started = 0
         self._all_open = OpenGroups()
-        self._open: dict[str, OpenGroups] = {}
+        self._open: defaultdict[str, OpenGroups] = defaultdict(OpenGroups)
         """Edge -> the groups that it can admit to."""
         self._uses: dict[str, Use] = {}
         """Group -> what it is counted as in ``_counts``."""
@@ -157,6 +157,11 @@ class Admissions:
     def sessions_of_edge(self, edge: str) -> list[str]:
         """The sessions that ``edge`` holds."""
         return [place.session for place in self._places.values() if place.edge == edge]
+
+    @property
+    def taken(self) -> int:
+        """How many sessions there are."""
+        return len(self._places)
 
     def places(self) -> list[Place]:
         """All sessions, oldest first."""
@@ -250,7 +255,9 @@ class Admissions:
     def free_places(self, edge: str | None = None) -> int:
         """How many sessions could be admitted this moment (through ``edge``)."""
         settings = self._settings
-        groups = self._all_open if edge is None else self._open.get(edge, OpenGroups())
+        groups = self._all_open if edge is None else self._open.get(edge)
+        if groups is None:
+            return 0
         in_groups = settings.sessions_per_group * len(groups) - groups.sessions
         return max(0, min(in_groups, settings.max_sessions - len(self._places)))
 
@@ -273,7 +280,7 @@ class Admissions:
         self._counts[use] += 1
         self._uses[group.name] = use
         free = use == "open" and len(group.sessions) < self._settings.sessions_per_group
-        for groups in (self._all_open, *(self._open.setdefault(edge, OpenGroups()) for edge in group.edges)):
+        for groups in (self._all_open, *[self._open[edge] for edge in group.edges]):
             if free:
                 groups.put(group)
             else:
