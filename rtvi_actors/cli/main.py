@@ -76,12 +76,14 @@ def drain(
 def status(
     app_name: AppOption = None,
     address: AddressOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it, as JSON.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Print where each engine, edge and group is, and why.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew each second, until Ctrl-C.")] = False,
 ) -> None:
-    """Show a running app: sessions with their actors, engines, edges and capacity."""
+    """Show a running app: sessions with their actors, nodes, engines, edges, capacity, and what has no node yet."""
     from rtvi_actors.cli import status as command
 
-    command.status(app_name or "rtvi_actors", address, as_json=as_json)
+    command.status(app_name or "rtvi_actors", address, as_json=as_json, why=why, watch=watch)
 
 
 @app.command()
