@@ -98,18 +98,14 @@ def _actors_of_one_node(facts: Facts) -> Table:
 
 
 def _actors(facts: Facts) -> Table:
-    table = _table("engines and edges", "actor", "kind", "node", "sessions", "state", "pid", "actor id")
+    table = _table("engines and edges", "actor", "kind", "sessions", "state", "node", "pid", "actor id")
     for actor in [*facts["engines"], *facts["edges"]]:
-        # One without a node may still have the facts of its last one.
         pending = actor["name"] in facts["pending"]
-        where = ("", str(actor["sessions"]), "pending", "") if pending else _where(actor)
-        table.add_row(actor["name"], actor["kind"], *where, "" if pending else actor.get("actor_id", ""))
+        state = "pending" if pending else "leaving" if actor["leaving"] else actor["state"]
+        # One without a node still has the facts of its last one.
+        where = ("", "", "") if pending else (actor.get("node", ""), str(actor["pid"]), actor.get("actor_id", ""))
+        table.add_row(actor["name"], actor["kind"], str(actor["sessions"]), state, *where)
     return table
-
-
-def _where(actor: Facts) -> tuple[str, str, str, str]:
-    state = "leaving" if actor["leaving"] else actor["state"]
-    return actor.get("node", ""), str(actor["sessions"]), state, str(actor["pid"])
 
 
 def _processes(figures: dict[str, Facts]) -> Table:
