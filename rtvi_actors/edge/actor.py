@@ -134,6 +134,15 @@ class EdgeActor:
         if self._sessions is not None:
             self._sessions.drain(timeout_ms)
 
+    async def move(self, sessions: list[str], deadline_s: float) -> list[str]:
+        """Have these sessions go on at other stage groups; returns those that do not after ``deadline_s``."""
+        return [] if self._sessions is None else await self._sessions.move(sessions, deadline_s)
+
+    async def end_some(self, sessions: list[str], timeout_ms: int) -> None:
+        """These sessions may go on for ``timeout_ms``; 10 s before, their clients are told."""
+        if self._sessions is not None:
+            self._sessions.end_some(sessions, timeout_ms)
+
     async def stats(self) -> dict[str, Any]:
         """Counters of the sessions, the links' figures and how late the event loop runs."""
         switchboard = self._open_switchboard()

@@ -33,6 +33,16 @@ class Admission(Protocol):
         Must succeed however the session ended; repeating it is harmless.
         """
 
+    async def move(self, session: str) -> Lease:
+        """A second place for ``session``, at another stage group; :meth:`moved` must follow. Nothing is made for it.
+
+        Raises:
+            CapacityError: there is none, or the session is unknown.
+        """
+
+    async def moved(self, session: str, *, done: bool) -> None:
+        """The session goes on in its second place, or else (not ``done``) in its first: the other one is free."""
+
     async def ready(self) -> None:
         """Return when a place could be had this moment.
 

@@ -46,27 +46,36 @@ class SchedulerClient:
         if not call.done():
             raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
         try:
-            answer = call.result()
+            return _lease(call.result())
         except (ray.exceptions.RayError, ValueError) as error:
             self._handle = None
             raise CapacityError("the scheduler is not there", RETRY_MS) from error
-        if "refused" in answer:
-            raise CapacityError(answer["refused"], answer["retry_after_ms"])
-        return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])
+
+    async def move(self, session: str) -> Lease:
+        """See :class:`Admission`. An answer that comes too late is undone by :meth:`moved`, which the caller sends in any case."""
+        return _lease(await self._ask("move", session))
+
+    async def moved(self, session: str, *, done: bool) -> None:
+        """See :class:`Admission`."""
+        await self._tell("moved", session, done)
 
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
-        """See :class:`Admission`. A scheduler that is gone has no table any more: nothing is left to be told."""
+        """See :class:`Admission`."""
+        await self._tell("release", session, clean, used)
+
+    async def _tell(self, method: str, session: str, *args: Any) -> None:
+        """Call until it is answered. A scheduler that is gone has no table any more: nothing is left to be told."""
         for _ in range(RELEASE_ATTEMPTS):
             try:
-                await asyncio.wait_for(self._call("release", session, clean, used), DEADLINE_S)
+                await asyncio.wait_for(self._call(method, session, *args), DEADLINE_S)
                 return
             except TimeoutError:
                 continue
             except (ray.exceptions.RayError, ValueError) as error:
                 self._handle = None
-                log.warning("session %s is not given back: the scheduler is gone: %s", session, error)
+                log.warning("session %s: no %s: the scheduler is gone: %s", session, method, error)
                 return
-        log.error("session %s is not given back: the scheduler does not answer", session)
+        log.error("session %s: no %s: the scheduler does not answer", session, method)
 
     async def ready(self) -> None:
         """See :class:`Admission`."""
@@ -124,3 +133,14 @@ class SchedulerClient:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _lease(answer: dict[str, Any]) -> Lease:
+    """What the scheduler gave.
+
+    Raises:
+        CapacityError: nothing.
+    """
+    if "refused" in answer:
+        raise CapacityError(answer["refused"], answer["retry_after_ms"])
+    return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ DRAIN_WARNING_MS = 10_000
 """How long before its end a client is told that the app is drained."""
 RESERVED_S = 10.0
 """How long a place is kept for a client that started and does not connect."""
+MOVE_POLL_S = 0.1
 TOKEN_BYTES = 24
 
 
@@ -173,6 +174,42 @@ class Sessions:
         assert self._last_moment_s is not None
         left_s = max(0.0, self._last_moment_s - asyncio.get_running_loop().time())
         session.end_within(int(left_s * 1_000), DRAIN_WARNING_MS)
+
+    async def move(self, names: Sequence[str], deadline_s: float) -> list[str]:
+        """Have these sessions go on at other stage groups, each as soon as nobody speaks in it. Those that are over are done.
+
+        Returns:
+            those that are still where they were after ``deadline_s``.
+        """
+        moved = await asyncio.gather(*(self._move(name, deadline_s) for name in names))
+        return [name for name, done in zip(names, moved, strict=True) if not done]
+
+    async def _move(self, name: str, deadline_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        while (session := self._sessions.get(name)) is not None and name not in self._closing:
+            if session.at_rest and await self._move_now(session):
+                return True
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(MOVE_POLL_S)
+        return True
+
+    async def _move_now(self, session: EdgeSession) -> bool:
+        name, done = session.lease.session, False
+        try:
+            done = await session.move(await self._admission.move(name))
+        except CapacityError as error:
+            log.info("session %s cannot move yet: %s", name, error)
+        finally:
+            await self._admission.moved(name, done=done)
+        return done
+
+    def end_some(self, names: Sequence[str], timeout_ms: int) -> None:
+        """These sessions may go on for ``timeout_ms``; 10 s before, their clients are told. Those that are over are done."""
+        for name in names:
+            if name in self._sessions:
+                self._sessions[name].end_within(timeout_ms, DRAIN_WARNING_MS)
 
     async def stop(self, grace_s: float) -> None:
         """Admit nobody more, end all sessions, and wait ``grace_s`` until they have given everything back."""

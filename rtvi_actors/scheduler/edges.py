@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 4.0
 GRACE_S = 2.0
+MOVE_MARGIN_S = 10.0
+"""What a move takes at most, once it has begun."""
+END_MS = 10_000
+"""Until the end of a session that cannot move."""
 
 
 class Edges:
@@ -103,6 +107,25 @@ class Edges:
         told = [asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in edges]
         if told:
             await asyncio.wait(told, timeout=deadline_s)
+
+    async def move(self, sessions: list[str], deadline_s: float) -> None:
+        """Have ``sessions`` go on at other stage groups; who does not within ``deadline_s`` is ended, 10 s after it was told."""
+        at = {place.session: place.edge for place in self._table.places()}
+        calls = []
+        for edge in self.up():
+            mine = [session for session in sessions if at.get(session) == edge.name]
+            if mine and edge.name not in self._leaving:
+                calls.append(self._move(edge, mine, deadline_s))
+        await asyncio.gather(*calls)
+
+    async def _move(self, edge: Member, sessions: list[str], deadline_s: float) -> None:
+        try:
+            left = await asyncio.wait_for(edge.handle.move.remote(sessions, deadline_s), deadline_s + MOVE_MARGIN_S)
+            log.info("%d of %d sessions of %s have moved", len(sessions) - len(left), len(sessions), edge.name)
+            if left:
+                await asyncio.wait_for(edge.handle.end_some.remote(left, END_MS), MOVE_MARGIN_S)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            log.warning("the sessions of %s were not moved: %s", edge.name, error or "it does not answer")
 
     async def leave(self, node: str) -> None:
         """End the edges of ``node``, which is being emptied; their watchers start them on other nodes."""
