@@ -120,6 +120,8 @@ class EdgeSession:
         self._closing: _Close | None = None
         self._over = asyncio.Event()
         self._detached: bool | None = None
+        self._epoch = lease.epoch
+        """The highest one that stages have heard of."""
         self._moving: asyncio.Future[bool] | None = None
         self._elsewhere: tuple[SessionPort, Attachment] | None = None
         """The group that it comes to, or leaves, while it moves."""
@@ -149,7 +151,8 @@ class EdgeSession:
                 self._moving = None
 
     async def _move(self, lease: Lease) -> bool:
-        there = SessionPort(self._links, lease.session, self.lease.epoch + 1, lease.route)
+        self._epoch += 1  # also where the move before came to nothing: stages refuse what is not newer than they know
+        there = SessionPort(self._links, lease.session, self._epoch, lease.route)
         arriving = Attachment(there)
         self._elsewhere = (there, arriving)
         snapshot = self._conversation.snapshot(started=self._intake.ready)
@@ -158,7 +161,7 @@ class EdgeSession:
         )
         try:
             await arriving.attach(attach, self._config.scheduler.attach_deadline_ms)
-            resting = self._closing is None and self.at_rest
+            resting = self._closing is None and self._conversation.at_rest
             if not resting or self._conversation.snapshot(started=self._intake.ready) != snapshot:
                 raise CapacityError("the conversation went on meanwhile")
         except CapacityError as error:

@@ -92,7 +92,8 @@ class Edges:
     async def _watch(self, edge: Member, pool: GroupPool) -> None:
         if not await self._site.upkeep.until_gone(edge):
             return
-        log.error("%s died; its sessions are over; starting it again", edge.name)
+        if edge.name not in self._leaving:
+            log.error("%s died; its sessions are over; starting it again", edge.name)
         self._table.edge_gone(edge.name)
         for session in self._table.sessions_of_edge(edge.name):
             self._on_lost(session)

@@ -83,7 +83,8 @@ class Replicas:
         """Start the engine again, under the same name, when its process dies: its users dial it again by themselves."""
         if not await self._site.upkeep.until_gone(member):
             return
-        log.error("engine %s died; starting it again", member.name)
+        if member.name not in self._leaving:
+            log.error("engine %s died; starting it again", member.name)
         kill(member)
         self._shares.lost(member.name, self._others(member))
         await self._site.upkeep.again(lambda: self.start(member), member.name)
