@@ -161,6 +161,11 @@ class LlmStage:
             case "eval-context":
                 self.context.replace([(role, text) for role, text in json.loads(message.data)["messages"]])
 
+    @property
+    def open_requests(self) -> int:
+        """What its engine has not answered to the end."""
+        return self._engine.open_requests
+
     def peer_lost(self, role: Role) -> None:
         """Who played ``role`` is gone."""
         self._engine.lost(role)

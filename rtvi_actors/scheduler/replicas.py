@@ -6,8 +6,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import ray
+
 from rtvi_actors.config import Config, Engine
-from rtvi_actors.errors import PlacementError
+from rtvi_actors.errors import PlacementError, RtviActorsError
 from rtvi_actors.scheduler.placement import EngineNeed
 from rtvi_actors.scheduler.shares import EngineShares
 from rtvi_actors.scheduler.upkeep import Site
@@ -75,30 +77,36 @@ class Replicas:
         except PlacementError:
             await self._end(member)
             raise
+        self._members[member.name] = member
         self._leaving.discard(member.name)
         self._site.upkeep.spawn(self._watch(member), f"watch {member.name}")
         await self._on_up(member)
 
     async def _watch(self, member: Member) -> None:
         """Start the engine again, under the same name, when its process dies: its users dial it again by themselves."""
-        if not await self._site.upkeep.until_gone(member):
+        if not await self._site.upkeep.until_gone(member) or self._members[member.name] is not member:
             return
-        if member.name not in self._leaving:
-            log.error("engine %s died; starting it again", member.name)
+        log.error("engine %s died; starting it again", member.name)
         kill(member)
         self._shares.lost(member.name, self._others(member))
         await self._site.upkeep.again(lambda: self.start(member), member.name)
 
     async def leave(self, node: str) -> None:
-        """Start the engines of ``node``, which is being emptied, on other nodes. Sessions that use them ask them there.
+        """Start the engines of ``node``, which is being emptied, on other nodes; end them here once their users changed over.
 
-        An answer that one of them is giving at that moment fails, and its turn with it.
+        They do when nothing is asked of the engine, 5 s later at most: an answer that goes on then fails. An engine for which
+        there is no room elsewhere stays.
         """
         for member in [member for member in self._members.values() if member.node == node and member.running is not None]:
             log.info("moving engine %s away from node %s", member.name, node[:8])
-            self._shares.lost(member.name, self._others(member))
-            # Its watcher starts it again, and the node that is being emptied gets nothing.
+            successor = Member(member.name, member.actor_class, generation=member.generation + 1)
+            try:
+                await self.start(successor)
+            except (RtviActorsError, ray.exceptions.RayError) as error:
+                log.error("%s stays on node %s: %s", member.name, node[:8], error)
+                continue
             await self._end(member)
+            kill(member)
 
     def leaving(self, node: str) -> None:
         """Sessions that begin ask the engines of ``node`` only if there are no others."""
