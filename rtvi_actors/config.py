@@ -307,8 +307,8 @@ class Scheduler(Section, frozen=True):
     """Stage groups kept ready."""
     max_sessions: Positive = 4
     """Sessions at a time; further clients are refused."""
-    edges: Positive = 1
-    """Edges; the second listens on the next port, and so on."""
+    edges: NotNegative = 1
+    """Edges; those of one host listen on ports one behind the other. 0: one on each node, also on those that join later."""
     attach_deadline_ms: Positive = 5_000
     """Longest wait until the four stages of a new session are open; then its client is refused."""
     starts_at_once: Positive = 2

@@ -16,6 +16,14 @@ class Lease:
     bot: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A place at another edge. ``url``: that edge's, http."""
+
+    token: str
+    url: str
+
+
 class Admission(Protocol):
     """The scheduler, seen from an edge."""
 
@@ -24,6 +32,17 @@ class Admission(Protocol):
 
         Raises:
             CapacityError: none is free; says when to ask again.
+        """
+
+    async def reserve(self, bot: str, body: bytes) -> Reserved | None:
+        """A place at another edge that has fewer sessions, kept for a client that asked this one; None if it had better stay here.
+
+        ``bot`` and ``body`` are what the client wants, see ``Wanted``.
+        """
+
+    async def claim(self, token: str) -> tuple[Lease, str, bytes] | None:
+        """The place that another edge keeps for ``token``, which is this edge's from now on, and the bot and body that its client
+        wants. None: no edge knows the token.
         """
 
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:

@@ -6,6 +6,7 @@ No call waits for longer than its deadline. A place that is granted after the ed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from rtvi_actors.edge.admission import Lease
+from rtvi_actors.edge.admission import Lease, Reserved
 from rtvi_actors.errors import CapacityError
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,33 @@ class SchedulerClient:
         except (ray.exceptions.RayError, ValueError) as error:
             self._handle = None
             raise CapacityError("the scheduler is not there", RETRY_MS) from error
+
+    async def reserve(self, bot: str, body: bytes) -> Reserved | None:
+        """See :class:`Admission`. No answer is none: this edge sees for itself."""
+        try:
+            answer = await self._ask("reserve", self._edge, bot, body)
+        except CapacityError:
+            return None
+        return Reserved(answer["token"], answer["url"]) if answer else None
+
+    async def claim(self, token: str) -> tuple[Lease, str, bytes] | None:
+        """See :class:`Admission`. A place that comes too late is given back."""
+        call = asyncio.ensure_future(self._call("claim", token, self._edge))
+        await asyncio.wait({call}, timeout=DEADLINE_S)
+        if not call.done():
+            self._spawn(self._give_back_claimed(call), "give back a late claim")
+            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
+        try:
+            answer = call.result()
+        except (ray.exceptions.RayError, ValueError) as error:
+            self._handle = None
+            raise CapacityError("the scheduler is not there", RETRY_MS) from error
+        return (_lease(answer["lease"]), answer["bot"], answer["body"]) if answer else None
+
+    async def _give_back_claimed(self, call: asyncio.Future[dict[str, Any] | None]) -> None:
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            if (answer := await call) is not None:
+                await self.release(answer["lease"]["session"], clean=True, used=False)
 
     async def move(self, session: str) -> Lease:
         """See :class:`Admission`. An answer that comes too late is undone by :meth:`moved`, which the caller sends in any case."""

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 HEALTH_PERIOD_S = 2.0
 HEALTH_DEADLINE_S = 5.0
 """An actor that does not answer for this long is killed and replaced. Links find a frozen one sooner, while it has a session."""
+EDGE_DEADLINE_S = 1.0
+"""For an edge to answer another one's question: less than an edge waits for the scheduler."""
 DRAIN_POLL_S = 0.1
 MOVE_DEADLINE_S = 30.0
 """How long a session that is to move may talk without a pause between two turns; then its client is told that it ends."""
@@ -209,6 +211,29 @@ class Scheduler:
         self._pool.refill()
         return self._lease(place)
 
+    async def reserve(self, edge: str, bot: str, body: bytes) -> dict[str, Any] | None:
+        """A place at another edge that has fewer sessions than ``edge``, which a client asked: ``{token, url}``, or None."""
+        other = None if self._draining else self._edges.emptier_than(edge)
+        if other is None:
+            return None
+        try:
+            token = await asyncio.wait_for(other.handle.reserve.remote(bot, body), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        return {"token": token, "url": self._edges.url_of(other)} if token else None
+
+    async def claim(self, token: str, edge: str) -> dict[str, Any] | None:
+        """The place that another edge keeps for ``token``; it is ``edge``'s from now on. None: nobody knows the token."""
+        keeper = self._edges.numbered(token.partition(".")[0])
+        if keeper is None or keeper.name == edge:
+            return None
+        try:
+            found = await asyncio.wait_for(keeper.handle.give_up.remote(token), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        place = None if found is None else self._table.hand_over(found["session"], edge)
+        return None if found is None or place is None else {**found, "lease": self._lease(place)}
+
     async def move(self, session: str) -> dict[str, Any]:
         """A second place for ``session``, as :meth:`admit` gives one; :meth:`moved` must follow."""
         try:
@@ -301,8 +326,9 @@ class Scheduler:
             self._placement.node_joined(_node(facts))
         for node in gone:
             log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
-        if joined:
+        if joined and self._pool.ready.is_set():
             self._pool.refill()
+            self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
 
     async def _check_health(self) -> None:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""

@@ -149,6 +149,14 @@ class Admissions:
             group.closed = False
         return self._retire_if_done(group)
 
+    def hand_over(self, session: str, edge: str) -> Place | None:
+        """``session`` is at ``edge`` from now on. None, and nothing changes: that has no links to its group, or it has no place."""
+        place = self._places.get(session)
+        if place is None or place.group not in self._groups or edge not in self._groups[place.group].edges:
+            return None
+        place = self._places[session] = replace(place, edge=edge)
+        return place
+
     def move(self, session: str) -> Place:
         """Take a second place for ``session``, on another group that its edge has links to; :meth:`moved` gives one of both back.
 
@@ -282,7 +290,11 @@ class Admissions:
         group.state, group.closed = "retiring", True
         self._index(group)
         self._counts[self._uses.pop(name)] -= 1
-        # One that moves away has its place elsewhere already.
+        # One that moves away has its place elsewhere already, one that was to come stays where it was.
+        for session in group.sessions & self._moving.keys():
+            if self._places[session].group == name:
+                self._places[session] = replace(self._places[session], group=self._moving[session])
+            del self._moving[session]
         placed = {session: place.group for session in group.sessions if (place := self._places.get(session)) is not None}
         lost = sorted(session for session, where in placed.items() if where == name)
         for session in lost:
