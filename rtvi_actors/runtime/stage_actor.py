@@ -122,6 +122,10 @@ class StageActor:
             await asyncio.sleep(QUIET_POLL_S)
         await self.connect({peer: where})
 
+    async def undial(self, peer: str) -> None:
+        """Dial ``peer`` no more, and close the link to it."""
+        self._open_switchboard().undial(peer)
+
     async def sessions(self) -> list[dict[str, Any]]:
         """The sessions hosted now."""
         return [] if self._host is None else self._host.sessions()

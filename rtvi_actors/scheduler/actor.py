@@ -65,10 +65,14 @@ class Scheduler:
         self._upkeep = Upkeep()
         site = Site(self._config, self._nodes, self._placement, starter, self._upkeep)
         self._table = Admissions(self._config.scheduler)
-        self._replicas = Replicas(site, self._engine_up)
+        self._replicas = Replicas(site, self._engine_up, self._engine_gone)
         self._edges = Edges(site, self._table, namespace, lambda session: self._give_back(session, clean=False))
         self._pool = GroupPool(site, self._table, self._replicas, self._edges.up)
         self._draining = False
+        self._drained: set[str] = set()
+        """Nodes of which Ray said that it drains them."""
+        self._lacking = False
+        """The autoscaler was asked for nodes."""
         self._stopped = asyncio.Event()
         self._figures = RoleFigures()
         self._watch: Heartbeat | None = None
@@ -318,17 +322,41 @@ class Scheduler:
     async def _engine_up(self, member: Member) -> None:
         await self._pool.redial(member)
 
+    async def _engine_gone(self, member: Member) -> None:
+        await self._pool.undial(member)
+
+    async def _scale(self) -> None:
+        """Have as many groups and engines as the load asks for, and ask Ray's autoscaler for nodes while something has none."""
+        self._pool.scale(_now_ms())
+        await self._replicas.scale(_now_ms())
+        lacking = bool(self._placement.pending) or self._pool.lacks_node
+        if lacking != self._lacking:
+            self._lacking = lacking
+            bundles = [*self._replicas.bundles(), *self._pool.bundles()] if lacking else []
+            await self._nodes.ask_for(bundles)
+
     async def _look_at_nodes(self) -> None:
         """Take in nodes that joined, and let go of those that are gone: what ran there is started again by its watchers."""
         joined, gone = await self._nodes.look()
         for facts in joined:
             log.log(logging.INFO if self._nodes.several else logging.DEBUG, "node %s (%s) joined", facts.id[:8], facts.host)
+            self._drained.discard(facts.id)
             self._placement.node_joined(_node(facts))
         for node in gone:
             log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
+        for node, left_s in (await self._nodes.draining()).items():
+            if node not in self._drained and node != self._nodes.here:
+                self._drained.add(node)
+                # What is left then is for sessions to be moved, and for engines to be started elsewhere.
+                timeout_s = max(0.0, left_s - MOVE_DEADLINE_S)
+                self._upkeep.spawn(self._obey_drain(node, timeout_s), f"drain node {node[:8]}")
         if joined and self._pool.ready.is_set():
             self._pool.refill()
             self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
+
+    async def _obey_drain(self, node: str, timeout_s: float) -> None:
+        log.warning("Ray drains node %s", node[:8])
+        await self.drain_node(node, timeout_s)
 
     async def _check_health(self) -> None:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
@@ -344,11 +372,13 @@ class Scheduler:
                     log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
                     await self._nodes.end_processes(member.node, member.processes, 0.0)
             await self._nodes.check()
+            await self._scale()
 
     async def _answers(self, member: Member) -> tuple[Member, bool]:
         try:
             figures = await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
             self._figures.report(member.name, self._role(member.name), figures)
+            self._replicas.count(member.name, figures, _now_ms())
         except TimeoutError:
             return member, False
         except (ray.exceptions.RayError, AttributeError):

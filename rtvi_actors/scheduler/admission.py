@@ -103,6 +103,8 @@ class Admissions:
         self._uses: dict[str, Use] = {}
         """Group -> what it is counted as in ``_counts``."""
         self._counts: Counter[Use] = Counter()
+        self.shared_groups = settings.warm_groups
+        """How many shared groups there should be."""
         self.refused = 0
         self.granted = 0
 
@@ -219,12 +221,12 @@ class Admissions:
     def wanted(self) -> int:
         """How many groups should be started now.
 
-        Own groups: ``warm_groups`` unused ones, but never more than there may be sessions. Shared: ``warm_groups`` in all.
+        Own groups: ``warm_groups`` unused ones, but never more than there may be sessions. Shared: ``shared_groups``.
         """
         settings = self._settings
         unused = self._counts["starting"] + self._counts["open"]
         if settings.sessions_per_group > 1:
-            return max(0, settings.warm_groups - unused)
+            return max(0, self.shared_groups - unused)
         return max(0, min(settings.warm_groups, settings.max_sessions - self._counts["used"]) - unused)
 
     def group_starting(self, name: str) -> None:

@@ -174,11 +174,21 @@ class StageGroup:
         Raises:
             RtviActorsError, RayError, TimeoutError: the stage actor that uses it is gone, does not answer, or gets no answer there.
         """
-        user = next(
-            role for role, dials in DIALS.items() if any(engine.name.startswith(f"{self._app}/{other}/") for other in dials)
-        )
-        call = self.members[user].handle.redial.remote(engine.name, engine.seen_from(self.node))
+        call = self._user_of(engine).handle.redial.remote(engine.name, engine.seen_from(self.node))
         await asyncio.wait_for(call, CONNECT_DEADLINE_S)
+
+    async def undial(self, engine: Member) -> None:
+        """Have who uses ``engine`` dial it no more: it will not come back.
+
+        Raises:
+            RayError, TimeoutError: the stage actor that uses it is gone, or does not answer.
+        """
+        await asyncio.wait_for(self._user_of(engine).handle.undial.remote(engine.name), CONNECT_DEADLINE_S)
+
+    def _user_of(self, engine: Member) -> Member:
+        """The stage actor that dials ``engine``."""
+        role = engine.name.removeprefix(f"{self._app}/").rpartition("/")[0]
+        return next(self.members[user] for user, dialled in DIALS.items() if role in dialled)
 
     async def start(self, engines: Mapping[str, dict[str, str]], spares: Mapping[str, dict[str, str]]) -> None:
         """Start the four, link them with each other and the ``engines`` (role -> name -> where). On failure none is left.
