@@ -132,6 +132,8 @@ class LlmStage:
             async with asyncio.timeout(self._open_timeout_s):
                 self._hooks = await thread.run("__init__", partial(self._bot.open, self), blocking=False)
             self._thread = thread
+            if self._started and "on_move" in self._bot.overrides:
+                self._port.spawn(self._tell_begin("on_move", self._hooks), "on_move")
         except BaseException as error:
             await thread.close(0.1)
             if isinstance(error, TimeoutError):
@@ -341,11 +343,11 @@ class LlmStage:
         if not self._started:
             self._started = True
             if self._hooks is not None and "on_start" in self._bot.overrides:
-                self._port.spawn(self._tell_start(self._hooks), "on_start")
+                self._port.spawn(self._tell_begin("on_start", self._hooks), "on_start")
 
-    async def _tell_start(self, hooks: SessionHooks) -> None:
+    async def _tell_begin(self, hook: str, hooks: SessionHooks) -> None:
         try:
-            await self._run_hook("on_start", hooks)
+            await self._run_hook(hook, hooks)
         except EngineError as error:
             self._port.send("edge", Error(scope="turn", retryable=False, text=str(error)))
 
