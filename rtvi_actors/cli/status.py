@@ -87,25 +87,32 @@ def stop(app: str, address: str | None) -> None:
     print(f"stopped {app}")
 
 
-def drain(app: str, address: str | None, timeout_s: int) -> None:
-    """Let no more clients in, and wait until all sessions are over.
+def drain(app: str, address: str | None, timeout_s: int, node: str = "") -> None:
+    """Let no more clients in, and wait until all sessions are over; with ``node``, until none is left on that node.
 
     Raises:
-        ConfigError: no such app.
+        ConfigError: no such app or node.
         RtviActorsError: some are left.
     """
     console = Console(stderr=True)
     with _scheduler(app, address) as scheduler, console.status("draining") as progress:
         try:
-            drained = scheduler.drain.remote(timeout_s)
+            drained = scheduler.drain_node.remote(node, timeout_s) if node else scheduler.drain.remote(timeout_s)
             while not ray.wait([drained], timeout=1.0)[0]:
                 left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
-                progress.update(f"draining: {left} sessions go on")
+                progress.update(f"draining {node}: {left} sessions go on")
             left = ray.get(drained, timeout=CALL_DEADLINE_S)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RtviActorsError):
+                raise error.cause from None
+            raise
         except ray.exceptions.RayError as error:
             raise RtviActorsError(f"app {app!r} ended, or does not answer: {type(error).__name__}") from error
     if left:
         raise RtviActorsError(f"{left} sessions of app {app!r} have not ended; see its log")
+    if node:
+        print(f"drained {node}: nothing of {app} is left there, and nothing comes to it; the node may be stopped")
+        return
     print(f"drained {app}: no session is left, and nobody is let in; `rtvi-actors stop` ends it")
 
 

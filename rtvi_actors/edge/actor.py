@@ -14,8 +14,9 @@ from typing import Any
 from rtvi_actors.config import Config
 from rtvi_actors.edge import app
 from rtvi_actors.edge.scheduler_client import SchedulerClient
+from rtvi_actors.edge.session import Wanted
 from rtvi_actors.edge.sessions import Sessions
-from rtvi_actors.errors import SessionLostError
+from rtvi_actors.errors import CapacityError, SessionLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
@@ -83,7 +84,8 @@ class EdgeActor:
             listener.close()
             raise
         self._switchboard = switchboard
-        self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost)
+        number = self._name.rpartition("/")[2]
+        self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost, number)
         self._server = app.Server(app.build(self._sessions, config), config.edge)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
         self._serving.add_done_callback(self._served)
@@ -133,6 +135,27 @@ class EdgeActor:
         """Let nobody in who has no place yet. Sessions may go on for ``timeout_ms``, then the bot finishes and they end."""
         if self._sessions is not None:
             self._sessions.drain(timeout_ms)
+
+    async def reserve(self, bot: str, body: bytes) -> str | None:
+        """A token for a client that asked another edge; None where there is no place."""
+        try:
+            return None if self._sessions is None else await self._sessions.reserve(Wanted(bot, body))
+        except CapacityError:
+            return None
+
+    async def give_up(self, token: str) -> dict[str, Any] | None:
+        """The session and the wishes of a client that came to another edge with the token of this one."""
+        found = None if self._sessions is None else self._sessions.give_up(token)
+        return None if found is None else {"session": found[0].session, "bot": found[1].bot, "body": found[1].body}
+
+    async def move(self, sessions: list[str], deadline_s: float) -> list[str]:
+        """Have these sessions go on at other stage groups; returns those that do not after ``deadline_s``."""
+        return [] if self._sessions is None else await self._sessions.move(sessions, deadline_s)
+
+    async def end_some(self, sessions: list[str], timeout_ms: int) -> None:
+        """These sessions may go on for ``timeout_ms``; 10 s before, their clients are told."""
+        if self._sessions is not None:
+            self._sessions.end_some(sessions, timeout_ms)
 
     async def stats(self) -> dict[str, Any]:
         """Counters of the sessions, the links' figures and how late the event loop runs."""

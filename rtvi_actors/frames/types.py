@@ -86,7 +86,8 @@ class Attach(Frame):
     """edge > every stage: begin the session. ``route``: role -> names of the actors that play it, best first.
 
     ``services``: settings of this session that differ from the configuration, ``{"llm": {"max_tokens": 32}}``.
-    ``body``: what the client gave at ``/start``, JSON bytes or b"". ``snapshot``: b"" for a new session.
+    ``body``: what the client gave at ``/start``, JSON bytes or b"". ``snapshot``: b"" for a new session, else what another group
+    knew of it, see ``frames/snapshot``.
     """
 
     route: dict[str, list[str]]
@@ -362,6 +363,21 @@ class SessionEnd(Frame):
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered(Frame):
+    """llm > edge: the conversation as it is remembered now, see ``frames/snapshot``. After each change, once it is known what of an
+    answer was heard.
+    """
+
+    LANE: ClassVar[Lane] = "data"
+    conversation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Frame):
+    """edge > llm: the session goes on at another actor. The Detach that follows is not its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceUpdate(Frame):
     """edge > the stage concerned: new settings of ``service``."""
 
@@ -467,6 +483,8 @@ KINDS: dict[int, type[Frame]] = {
     63: ToolCall,
     64: ToolResult,
     65: SessionEnd,
+    66: Remembered,
+    67: Moved,
     80: EngineRequest,
     81: EngineCancel,
     82: EngineData,

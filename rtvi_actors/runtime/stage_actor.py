@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from typing import Any
 
 from rtvi_actors.config import Config
@@ -23,6 +24,9 @@ from rtvi_actors.runtime.switchboard import Switchboard
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 10.0
+QUIET_DEADLINE_S = 5.0
+"""An answer that goes on for longer than this, or others that begin all the time, do not hold up the change to another engine."""
+QUIET_POLL_S = 0.01
 
 
 class StageActor:
@@ -106,6 +110,21 @@ class StageActor:
             await switchboard.wait_connected(list(peers), deadline_s)
         except TimeoutError as error:
             raise SessionLostError(str(error)) from None
+
+    async def redial(self, peer: str, where: str) -> None:
+        """The engine ``peer`` runs at ``where`` now: change over when nothing is asked of it, or after 5 s, and wait for the link.
+
+        Raises:
+            SessionLostError: it does not answer there in time. Dialling goes on.
+        """
+        deadline_s = time.monotonic() + QUIET_DEADLINE_S
+        while self._host is not None and self._host.open_requests and time.monotonic() < deadline_s:
+            await asyncio.sleep(QUIET_POLL_S)
+        await self.connect({peer: where})
+
+    async def undial(self, peer: str) -> None:
+        """Dial ``peer`` no more, and close the link to it."""
+        self._open_switchboard().undial(peer)
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The sessions hosted now."""

@@ -84,6 +84,10 @@ class Switchboard:
         self._connector = Connector(name, node, self._add_link, network)
         self._links: dict[str, Link] = {}
         self._dials: dict[str, asyncio.Task[None]] = {}
+        self._dialled: dict[str, str] = {}
+        """Peer -> where it is to be dialled ..."""
+        self._linked_at: dict[str, str] = {}
+        """... and where its link was dialled, if it was from here."""
         self._ended_dials: set[asyncio.Task[None]] = set()
         self._waiters: set[asyncio.Event] = set()
         # Replaced as a whole, never changed: the heartbeat's thread walks over it.
@@ -141,16 +145,21 @@ class Switchboard:
     def dial(self, peer: str, where: str) -> None:
         """Keep a link to ``peer``, which listens at the path or HOST:PORT ``where``, until :meth:`undial`; dial again if it goes.
 
+        One that was dialled elsewhere before keeps that link until the new one is up.
+
         Raises:
             ConfigError: no socket can have this path.
         """
         if where.startswith("/"):
             check_path(where)
         self._stop_dialling(peer)
+        self._dialled[peer] = where
         self._dials[peer] = asyncio.create_task(self._keep_dialled(peer, where), name=f"{self.name} dials {peer}")
 
     def undial(self, peer: str) -> None:
         """Stop dialling ``peer`` and close the link to it. Harmless when it was never dialled."""
+        self._dialled.pop(peer, None)
+        self._linked_at.pop(peer, None)
         if self._stop_dialling(peer) and peer in self._links:
             self._links[peer].close("undialled")
 
@@ -159,7 +168,7 @@ class Switchboard:
         return peer in self._links
 
     async def wait_connected(self, peers: Iterable[str], timeout_s: float) -> None:
-        """Wait until there are links to all ``peers`` at once.
+        """Wait until there are links to all ``peers`` at once, to where they were dialled last.
 
         Raises:
             TimeoutError: there are not after ``timeout_s``; the text names those that are missing.
@@ -169,11 +178,11 @@ class Switchboard:
         self._waiters.add(changed)
         try:
             async with asyncio.timeout(timeout_s):
-                while not all(map(self.connected, wanted)):
+                while not all(map(self._settled, wanted)):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
-            missing = ", ".join(peer for peer in wanted if not self.connected(peer))
+            missing = ", ".join(peer for peer in wanted if not self._settled(peer))
             raise TimeoutError(f"no link from {self.name} to {missing} within {timeout_s} s") from None
         finally:
             self._waiters.discard(changed)
@@ -181,6 +190,10 @@ class Switchboard:
     def peers(self) -> dict[str, PeerStats]:
         """The connected peers."""
         return {name: _stats(link) for name, link in self._links.items()}
+
+    def _settled(self, peer: str) -> bool:
+        """Whether the link to ``peer`` is up, and none to where it was before."""
+        return peer in self._links and self._linked_at.get(peer) == self._dialled.get(peer)
 
     # ------------------------------------------------------------------------------------------------------- sending
 
@@ -205,16 +218,18 @@ class Switchboard:
 
     def _add_link(self, hello: Hello, control: Connection, data: Connection) -> None:
         older = self._links.get(hello.name)
-        if older is not None:
-            older.close("replaced by a new link")
         link = Link(hello, control, data, self._on_frame, self._remove_link)
         self._links[hello.name] = link
         self._links_changed()
         link.start()
+        if older is not None:
+            # The new one is there already: what the loss of the older one makes somebody send goes this way.
+            older.close("replaced by a new link")
         self._tell_peer(hello.name, True, "connected")
 
     def _remove_link(self, link: Link, reason: str) -> None:
-        del self._links[link.peer.name]
+        if self._links.get(link.peer.name) is link:
+            del self._links[link.peer.name]
         self._dropped_samples += _stats(link).dropped_samples
         self._links_changed()
         self._tell_peer(link.peer.name, False, reason)
@@ -236,9 +251,11 @@ class Switchboard:
     async def _keep_dialled(self, peer: str, where: str) -> None:
         told = ""
         while True:
-            if not self.connected(peer):
+            if not self._settled(peer):
                 try:
-                    self._add_link(*await self._connector.dial(peer, where))
+                    pair = await self._connector.dial(peer, where)
+                    self._linked_at[peer] = where
+                    self._add_link(*pair)
                     told = ""
                 except (FileNotFoundError, ConnectionRefusedError):
                     told = ""  # Not up yet, or restarting: no news.

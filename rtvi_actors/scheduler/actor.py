@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import ray
 
 from rtvi_actors.config import Config
 from rtvi_actors.edge.sessions import RESERVED_S
-from rtvi_actors.errors import CapacityError
+from rtvi_actors.errors import CapacityError, ConfigError
 from rtvi_actors.observe.figures import Figures, RoleFigures
 from rtvi_actors.runtime import process
 from rtvi_actors.runtime.heartbeat import Heartbeat
@@ -37,7 +38,11 @@ log = logging.getLogger(__name__)
 HEALTH_PERIOD_S = 2.0
 HEALTH_DEADLINE_S = 5.0
 """An actor that does not answer for this long is killed and replaced. Links find a frozen one sooner, while it has a session."""
+EDGE_DEADLINE_S = 1.0
+"""For an edge to answer another one's question: less than an edge waits for the scheduler."""
 DRAIN_POLL_S = 0.1
+MOVE_DEADLINE_S = 30.0
+"""How long a session that is to move may talk without a pause between two turns; then its client is told that it ends."""
 GPU_MEMORY_LABEL = "rtvi-gpu-memory-gb"
 """Label of a node that says how much memory each of its GPUs has; without it, the driver is asked."""
 UNKNOWN_DEVICE_BYTES = 10**15
@@ -60,12 +65,14 @@ class Scheduler:
         self._upkeep = Upkeep()
         site = Site(self._config, self._nodes, self._placement, starter, self._upkeep)
         self._table = Admissions(self._config.scheduler)
-        self._replicas = Replicas(site, self._engine_up)
+        self._replicas = Replicas(site, self._engine_up, self._engine_gone)
         self._edges = Edges(site, self._table, namespace, lambda session: self._give_back(session, clean=False))
         self._pool = GroupPool(site, self._table, self._replicas, self._edges.up)
         self._draining = False
-        self._drains: dict[str, float] = {}
-        """Node -> seconds of the loop's clock by which it is to be empty."""
+        self._drained: set[str] = set()
+        """Nodes of which Ray said that it drains them."""
+        self._lacking = False
+        """The autoscaler was asked for nodes."""
         self._stopped = asyncio.Event()
         self._figures = RoleFigures()
         self._watch: Heartbeat | None = None
@@ -114,10 +121,58 @@ class Scheduler:
         self._draining = self._pool.paused = True
         log.info("draining: %d sessions may go on for %g s", len(self._table.places()), timeout_s)
         await self._edges.drain(timeout_s, HEALTH_DEADLINE_S)
-        deadline = time.monotonic() + drain_limit_s(self._config, timeout_s)
-        while self._table.places() and time.monotonic() < deadline and not self._upkeep.stopping:
-            await asyncio.sleep(DRAIN_POLL_S)
+        await self._until(lambda: not self._table.places(), drain_limit_s(self._config, timeout_s))
         return len(self._table.places())
+
+    async def drain_node(self, node: str, timeout_s: float) -> int:
+        """Empty ``node`` (its address, or the beginning of its id): nothing new comes to it, and what is there goes elsewhere.
+
+        Sessions may end by themselves for ``timeout_s``. Then those whose edge is on another node go on at another stage group,
+        with their context, each when nobody speaks; those whose edge is on the node are told 10 s before their end. Engines and
+        edges are started on other nodes. May be repeated; returns when the node is empty.
+
+        Returns:
+            how many sessions are left there.
+
+        Raises:
+            ConfigError: there is no such node, or it is the scheduler's, or the only one.
+        """
+        found = self._find(node)
+        log.info("draining node %s (%s)", found.id[:8], found.address)
+        self._placement.node_draining(found.id)
+        self._replicas.leaving(found.id)
+        self._pool.leave(found.id)
+        await self._edges.drain(timeout_s, HEALTH_DEADLINE_S, found.id)
+        await self._until(lambda: not self._table_on(found.id), timeout_s)
+        await self._edges.move(self._pool.sessions_on(found.id), MOVE_DEADLINE_S)
+        await self._until(lambda: not self._table_on(found.id), drain_limit_s(self._config, 0.0))
+        await self._edges.leave(found.id)
+        await self._replicas.leave(found.id)
+        left = len(self._table_on(found.id))
+        log.info("node %s is drained; %d sessions are left there", found.id[:8], left)
+        return left
+
+    def _table_on(self, node: str) -> list[str]:
+        """The sessions of which the edge or the stage group is on ``node``."""
+        edges = {edge.name for edge in self._edges.members() if edge.node == node}
+        at_edges = [place.session for place in self._table.places() if place.edge in edges]
+        return list({*self._pool.sessions_on(node), *at_edges})
+
+    def _find(self, node: str) -> Node:
+        nodes = self._placement.nodes
+        found = [each for each in nodes if node and (each.id.startswith(node) or each.address == node)]
+        known = ", ".join(f"{each.id[:8]} ({each.address})" for each in nodes)
+        if len(found) != 1:
+            raise ConfigError(f"{len(found)} nodes are meant by {node!r}; there are {known}")
+        if found[0].id == self._nodes.here:
+            raise ConfigError(f"node {node} is the scheduler's: only the whole app can be drained, with `rtvi-actors drain`")
+        return found[0]
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait for ``condition``, ``timeout_s`` at most."""
+        deadline = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline and not self._upkeep.stopping:
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def stop(self) -> None:
         """End all sessions and processes. Returns when none is left; 10 s at most, then they are killed."""
@@ -158,8 +213,47 @@ class Scheduler:
         except CapacityError as error:
             return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
         self._pool.refill()
-        route = self._pool[place.group].route() | self._replicas.take(session)
-        return {"session": session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
+        return self._lease(place)
+
+    async def reserve(self, edge: str, bot: str, body: bytes) -> dict[str, Any] | None:
+        """A place at another edge that has fewer sessions than ``edge``, which a client asked: ``{token, url}``, or None."""
+        other = None if self._draining else self._edges.emptier_than(edge)
+        if other is None:
+            return None
+        try:
+            token = await asyncio.wait_for(other.handle.reserve.remote(bot, body), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        return {"token": token, "url": self._edges.url_of(other)} if token else None
+
+    async def claim(self, token: str, edge: str) -> dict[str, Any] | None:
+        """The place that another edge keeps for ``token``; it is ``edge``'s from now on. None: nobody knows the token."""
+        keeper = self._edges.numbered(token.partition(".")[0])
+        if keeper is None or keeper.name == edge:
+            return None
+        try:
+            found = await asyncio.wait_for(keeper.handle.give_up.remote(token), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        place = None if found is None else self._table.hand_over(found["session"], edge)
+        return None if found is None or place is None else {**found, "lease": self._lease(place)}
+
+    async def move(self, session: str) -> dict[str, Any]:
+        """A second place for ``session``, as :meth:`admit` gives one; :meth:`moved` must follow."""
+        try:
+            place = self._table.move(session)
+        except CapacityError as error:
+            return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
+        return self._lease(place)
+
+    async def moved(self, session: str, done: bool) -> None:
+        """``session`` goes on in its second place, or else in its first."""
+        self._pool.retire(self._table.moved(session, done=done), force=False)
+        self._pool.refill()
+
+    def _lease(self, place: Place) -> dict[str, Any]:
+        route = self._pool[place.group].route() | self._replicas.take(place.session)
+        return {"session": place.session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
 
     async def release(self, session: str, clean: bool, used: bool = True) -> None:
         """Give a place back. A group that may not be used again is ended."""
@@ -167,6 +261,7 @@ class Scheduler:
 
     def _give_back(self, session: str, *, clean: bool, used: bool = True) -> None:
         self._replicas.give_back(session)
+        self._pool.retire(self._table.moved(session, done=True), force=not clean)
         self._pool.retire(self._table.release(session, clean=clean, used=used), force=not clean)
 
     async def report_lost(self, actor: str, reason: str) -> None:
@@ -227,17 +322,41 @@ class Scheduler:
     async def _engine_up(self, member: Member) -> None:
         await self._pool.redial(member)
 
+    async def _engine_gone(self, member: Member) -> None:
+        await self._pool.undial(member)
+
+    async def _scale(self) -> None:
+        """Have as many groups and engines as the load asks for, and ask Ray's autoscaler for nodes while something has none."""
+        self._pool.scale(_now_ms())
+        await self._replicas.scale(_now_ms())
+        lacking = bool(self._placement.pending) or self._pool.lacks_node
+        if lacking != self._lacking:
+            self._lacking = lacking
+            bundles = [*self._replicas.bundles(), *self._pool.bundles()] if lacking else []
+            await self._nodes.ask_for(bundles)
+
     async def _look_at_nodes(self) -> None:
         """Take in nodes that joined, and let go of those that are gone: what ran there is started again by its watchers."""
         joined, gone = await self._nodes.look()
         for facts in joined:
             log.log(logging.INFO if self._nodes.several else logging.DEBUG, "node %s (%s) joined", facts.id[:8], facts.host)
+            self._drained.discard(facts.id)
             self._placement.node_joined(_node(facts))
         for node in gone:
             log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
-            self._drains.pop(node, None)
-        if joined:
+        for node, left_s in (await self._nodes.draining()).items():
+            if node not in self._drained and node != self._nodes.here:
+                self._drained.add(node)
+                # What is left then is for sessions to be moved, and for engines to be started elsewhere.
+                timeout_s = max(0.0, left_s - MOVE_DEADLINE_S)
+                self._upkeep.spawn(self._obey_drain(node, timeout_s), f"drain node {node[:8]}")
+        if joined and self._pool.ready.is_set():
             self._pool.refill()
+            self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
+
+    async def _obey_drain(self, node: str, timeout_s: float) -> None:
+        log.warning("Ray drains node %s", node[:8])
+        await self.drain_node(node, timeout_s)
 
     async def _check_health(self) -> None:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
@@ -253,11 +372,13 @@ class Scheduler:
                     log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
                     await self._nodes.end_processes(member.node, member.processes, 0.0)
             await self._nodes.check()
+            await self._scale()
 
     async def _answers(self, member: Member) -> tuple[Member, bool]:
         try:
             figures = await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
             self._figures.report(member.name, self._role(member.name), figures)
+            self._replicas.count(member.name, figures, _now_ms())
         except TimeoutError:
             return member, False
         except (ray.exceptions.RayError, AttributeError):

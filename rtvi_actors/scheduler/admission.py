@@ -15,7 +15,7 @@ What :meth:`Admissions.admit` costs does not depend on how many groups there are
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rtvi_actors.config import Scheduler as Settings
@@ -94,6 +94,8 @@ class Admissions:
         self._settings = settings
         self._groups: dict[str, Group] = {}
         self._places: dict[str, Place] = {}
+        self._moving: dict[str, str] = {}
+        """Session -> the group that it is about to leave."""
         self._started = 0
         self._all_open = OpenGroups()
         self._open: defaultdict[str, OpenGroups] = defaultdict(OpenGroups)
@@ -101,6 +103,8 @@ class Admissions:
         self._uses: dict[str, Use] = {}
         """Group -> what it is counted as in ``_counts``."""
         self._counts: Counter[Use] = Counter()
+        self.shared_groups = settings.warm_groups
+        """How many shared groups there should be."""
         self.refused = 0
         self.granted = 0
 
@@ -125,15 +129,8 @@ class Admissions:
             self.refused += 1
             detail = "a stage group is being started" if self._counts["starting"] else "no stage group is free"
             raise CapacityError(detail, RETRY_STARTING_MS)
-        group = self._groups[name]
-        place = Place(session, edge, group.name, now_ms)
-        group.sessions.add(session)
-        if settings.sessions_per_group == 1:
-            group.closed = True
-        self._index(group)
-        self._places[session] = place
         self.granted += 1
-        return place
+        return self._settle(Place(session, edge, name, now_ms))
 
     def release(self, session: str, *, clean: bool, used: bool = True) -> str | None:
         """Give a place back. Repeating it is harmless. A group whose place was not ``used`` is as good as new.
@@ -154,6 +151,58 @@ class Admissions:
             group.closed = False
         return self._retire_if_done(group)
 
+    def hand_over(self, session: str, edge: str) -> Place | None:
+        """``session`` is at ``edge`` from now on. None, and nothing changes: that has no links to its group, or it has no place."""
+        place = self._places.get(session)
+        if place is None or place.group not in self._groups or edge not in self._groups[place.group].edges:
+            return None
+        place = self._places[session] = replace(place, edge=edge)
+        return place
+
+    def move(self, session: str) -> Place:
+        """Take a second place for ``session``, on another group that its edge has links to; :meth:`moved` gives one of both back.
+
+        Raises:
+            CapacityError: there is none, or the session has none to begin with, or is being moved; nothing was changed.
+        """
+        place = self._places.get(session)
+        if place is None or session in self._moving:
+            raise CapacityError(f"session {session} has no place, or is being moved")
+        name = self._open[place.edge].emptiest() if place.edge in self._open else None
+        if name is None or name == place.group:
+            raise CapacityError("no other stage group is free", RETRY_STARTING_MS)
+        self._moving[session] = place.group
+        return self._settle(replace(place, group=name))
+
+    def moved(self, session: str, *, done: bool) -> str | None:
+        """``session`` goes on in its second place, if that is ``done``, else in its first. Repeating it is harmless.
+
+        Returns:
+            the group that has to be retired now, or None.
+        """
+        old = self._moving.pop(session, None)
+        place = self._places.get(session)
+        if old is None or place is None:
+            return None
+        given_back = old if done else place.group
+        if not done:
+            self._places[session] = replace(place, group=old)
+        group = self._groups.get(given_back)
+        if group is None:
+            return None
+        group.sessions.discard(session)
+        return self._retire_if_done(group)
+
+    def _settle(self, place: Place) -> Place:
+        """Have ``place`` as its session's, and taken on its group."""
+        group = self._groups[place.group]
+        group.sessions.add(place.session)
+        if self._settings.sessions_per_group == 1:
+            group.closed = True
+        self._index(group)
+        self._places[place.session] = place
+        return place
+
     def sessions_of_edge(self, edge: str) -> list[str]:
         """The sessions that ``edge`` holds."""
         return [place.session for place in self._places.values() if place.edge == edge]
@@ -172,12 +221,12 @@ class Admissions:
     def wanted(self) -> int:
         """How many groups should be started now.
 
-        Own groups: ``warm_groups`` unused ones, but never more than there may be sessions. Shared: ``warm_groups`` in all.
+        Own groups: ``warm_groups`` unused ones, but never more than there may be sessions. Shared: ``shared_groups``.
         """
         settings = self._settings
         unused = self._counts["starting"] + self._counts["open"]
         if settings.sessions_per_group > 1:
-            return max(0, settings.warm_groups - unused)
+            return max(0, self.shared_groups - unused)
         return max(0, min(settings.warm_groups, settings.max_sessions - self._counts["used"]) - unused)
 
     def group_starting(self, name: str) -> None:
@@ -243,7 +292,13 @@ class Admissions:
         group.state, group.closed = "retiring", True
         self._index(group)
         self._counts[self._uses.pop(name)] -= 1
-        lost = sorted(group.sessions)
+        # One that moves away has its place elsewhere already, one that was to come stays where it was.
+        for session in group.sessions & self._moving.keys():
+            if self._places[session].group == name:
+                self._places[session] = replace(self._places[session], group=self._moving[session])
+            del self._moving[session]
+        placed = {session: place.group for session in group.sessions if (place := self._places.get(session)) is not None}
+        lost = sorted(session for session, where in placed.items() if where == name)
         for session in lost:
             self._places.pop(session, None)
         return lost

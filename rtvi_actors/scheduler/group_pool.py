@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
 
-from rtvi_actors.errors import RtviActorsError
+from rtvi_actors.errors import PlacementError, RtviActorsError
 from rtvi_actors.scheduler.admission import Admissions
 from rtvi_actors.scheduler.placement import GROUP_CPUS, GROUP_MEMORY_BYTES
 from rtvi_actors.scheduler.replicas import Replicas, facts
+from rtvi_actors.scheduler.scaling import Limits, Load, Scaling
 from rtvi_actors.scheduler.upkeep import LONGEST_PAUSE_S, RESTART_PAUSE_S, Site
 from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup
 
@@ -36,12 +38,16 @@ class GroupPool:
         self.fault: RtviActorsError | None = None
         self.paused = False
         """Nobody is admitted any more: none are started."""
+        self.lacks_node = False
+        """The last group that was to be started had no place on any node."""
         self._site = site
         self._table = table
         self._replicas = replicas
         self._edges = edges
         self._groups: dict[str, StageGroup] = {}
         self._numbers = itertools.count()
+        scheduler = site.config.scheduler
+        self._scaling = Scaling(Limits(least=scheduler.warm_groups, most=max(scheduler.warm_groups, scheduler.max_groups)))
         self._changed = asyncio.Event()
 
     # ----------------------------------------------------------------------------------------------------- keeping up
@@ -71,6 +77,34 @@ class GroupPool:
                 await asyncio.sleep(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
+    def bundles(self) -> list[dict[str, float]]:
+        """What all groups need together, one more included, as Ray's autoscaler is told it."""
+        return [{"CPU": 1.0}] * math.ceil((len(self._groups) + 1) * self._group_cpus())
+
+    def _group_cpus(self) -> float:
+        # Each of a shared group's sessions takes some more.
+        return GROUP_CPUS + SESSION_CPUS * (self._site.config.scheduler.sessions_per_group - 1)
+
+    def scale(self, now_ms: int) -> None:
+        """Have more shared groups while most places are taken, fewer when few are. To be called every 2 s."""
+        places = self._site.config.scheduler.sessions_per_group
+        if places == 1 or self.paused or not self.ready.is_set():
+            return
+        groups = self._table.groups()
+        open_ = [group for group in groups if group.state == "ready" and not group.closed]
+        starting = sum(group.state == "starting" for group in groups)
+        taken = sum(len(group.sessions) for group in open_)
+        load = Load(len(open_), starting, len(groups) - len(open_) - starting, taken / (places * len(open_)) if open_ else 1.0)
+        decision = self._scaling.decide(load, now_ms)
+        limits = self._scaling.limits
+        self._table.shared_groups = max(limits.least, min(limits.most, self._table.shared_groups + decision))
+        if decision > 0:
+            log.info("%d of %d places are taken; starting %d groups", taken, places * len(open_), decision)
+        for group in sorted(open_, key=lambda group: len(group.sessions))[: max(0, -decision)]:
+            log.info("group %s is too many; it takes no more sessions", group.name)
+            self.retire(self._table.group_draining(group.name), force=False)
+        self.refill()
+
     async def _start_one(self) -> None:
         name = str(next(self._numbers))
         self._table.group_starting(name)
@@ -93,10 +127,13 @@ class GroupPool:
         beside = [group.node for group in self._groups.values()]
         homes = [edge.node for edge in self._edges()]
         home = min(homes, key=beside.count, default=None)
-        sessions = self._site.config.scheduler.sessions_per_group
-        # Each of a shared group's sessions takes some more.
-        cpus = GROUP_CPUS + SESSION_CPUS * (sessions - 1)
-        return self._site.placement.place_group(_key(name), home, cpus, GROUP_MEMORY_BYTES).node
+        try:
+            placed = self._site.placement.place_group(_key(name), home, self._group_cpus(), GROUP_MEMORY_BYTES)
+        except PlacementError:
+            self.lacks_node = True
+            raise
+        self.lacks_node = False
+        return placed.node
 
     async def _start(self, group: StageGroup) -> None:
         await group.start(self._replicas.seen_from(group.node, up=True), self._replicas.seen_from(group.node, up=False))
@@ -147,6 +184,11 @@ class GroupPool:
         for fault in await asyncio.gather(*calls, return_exceptions=True):
             if fault is not None:
                 log.warning("a group was not told where %s is: %s", engine.name, fault)
+
+    async def undial(self, engine: Member) -> None:
+        """Have nobody dial an engine any more that will not come back."""
+        calls = [group.undial(engine) for group in self._groups.values() if self._is_up(group)]
+        await asyncio.gather(*calls, return_exceptions=True)
 
     @staticmethod
     def _is_up(group: StageGroup) -> bool:

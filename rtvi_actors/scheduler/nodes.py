@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import state as ray_state
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rtvi_actors.config import Config
@@ -29,6 +32,8 @@ NUM_CPUS = 0.001
 """A small resource for each actor, so that Ray's placement is meant: an actor without any is placed at random."""
 CALL_DEADLINE_S = 10.0
 START_DEADLINE_S = 60.0
+UNLIMITED_S = 3_600.0
+"""How long a node may be drained for which Ray has set no time."""
 
 
 @dataclass(slots=True)
@@ -172,6 +177,25 @@ class Nodes:
             await asyncio.wait_for(facts.agent.end_processes.remote(processes, grace_s), grace_s + CALL_DEADLINE_S)
         except (TimeoutError, ray.exceptions.RayError) as error:
             log.warning("processes %s on node %s were not ended: %s", sorted(processes), node[:8], type(error).__name__)
+
+    async def draining(self) -> dict[str, float]:
+        """Nodes that Ray is draining, for a spot machine that is taken away or an autoscaler that ends it -> seconds left."""
+        if not self.several:
+            return {}
+        deadlines_ms = await asyncio.to_thread(ray_state.get_draining_nodes)
+        now_ms = time.time() * 1_000
+        # 0 stands for no deadline.
+        return {
+            node: max(0.0, (at_ms - now_ms) / 1_000) if at_ms else UNLIMITED_S
+            for node, at_ms in deadlines_ms.items()
+            if node in self._ready
+        }
+
+    async def ask_for(self, bundles: list[dict[str, float]]) -> None:
+        """Ask Ray's autoscaler for nodes on which all of ``bundles`` fit; none takes it back. Without one, nobody hears it."""
+        if self.several:
+            log.info("asking the autoscaler for room: %s", bundles or "no more")
+            await asyncio.to_thread(request_resources, bundles=bundles)
 
     async def stop(self) -> None:
         """End the actors of all nodes, with their folders."""

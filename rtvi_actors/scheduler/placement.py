@@ -331,13 +331,13 @@ class Placement:
         self._pending[need.name] = (need, text)
         raise PlacementError(text)
 
-    def place_edges(self, count: int, name: str = EDGE_KIND) -> list[Placed]:
-        """Nodes for the edges ``name/0`` to ``name/count-1``, spread like engines of one kind. Those that have one keep it.
+    def place_edge(self, name: str) -> Placed:
+        """A node for the edge ``name``: edges are spread like engines of one kind. One that has a node keeps it.
 
         Raises:
             PlacementError: there is no node that takes anything.
         """
-        return [self.place_engine(EngineNeed(f"{name}/{number}", EDGE_KIND)) for number in range(count)]
+        return self.place_engine(EngineNeed(name, EDGE_KIND))
 
     def place_group(
         self, name: str, edge_node: str | None, cpus: float = GROUP_CPUS, memory_bytes: int = GROUP_MEMORY_BYTES

@@ -10,6 +10,7 @@ A decision to have fewer is one to *drain*: they are ended when nobody uses them
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DRAIN_SHARE = 10
@@ -109,6 +110,50 @@ class Scaling:
     @property
     def _middle(self) -> float:
         return (self.limits.lower_occupancy + self.limits.upper_occupancy) / 2
+
+
+class Usage:
+    """How busy the replicas of one kind are, from what each of them has counted since its start."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, tuple[int, float, list[float]]] = {}
+        """Replica -> when, seconds of work, and its requests by how long they waited: see ``observe.figures.WAIT_S``."""
+        self._busy: dict[str, float] = {}
+        self._waits: dict[str, list[float]] = {}
+
+    def count(self, name: str, compute_s: float, waits: list[float], now_ms: int) -> None:
+        """``name`` has worked for ``compute_s``; ``waits``: requests up to each bound, and beyond the last."""
+        before = self._counted.get(name)
+        self._counted[name] = (now_ms, compute_s, waits)
+        if before is None or compute_s < before[1] or now_ms <= before[0]:
+            return  # it has just been started (again)
+        self._busy[name] = (compute_s - before[1]) * 1_000 / (now_ms - before[0])
+        self._waits[name] = [now - then for now, then in zip(waits, before[2], strict=True)]
+
+    def keep(self, names: set[str]) -> None:
+        """Only these are there."""
+        for name in self._counted.keys() - names:
+            del self._counted[name]
+            self._busy.pop(name, None)
+            self._waits.pop(name, None)
+
+    def occupancy(self, names: Sequence[str]) -> float:
+        """Busy share of ``names`` in the last interval, 0..1."""
+        busy = [min(1.0, self._busy[name]) for name in names if name in self._busy]
+        return sum(busy) / len(busy) if busy else 0.0
+
+    def wait_p95_ms(self, names: Sequence[str], bounds_s: Sequence[float]) -> float:
+        """Bound that 95 % of the requests of the last interval did not wait longer than; 0 without any."""
+        counts = [self._waits[name] for name in names if name in self._waits]
+        if not counts:
+            return 0.0
+        sums = [sum(column) for column in zip(*counts, strict=True)]
+        total, reached = sum(sums), 0.0
+        for count, bound_s in zip(sums, [*bounds_s, 2 * bounds_s[-1]], strict=True):
+            reached += count
+            if total and reached >= 0.95 * total:
+                return bound_s * 1_000
+        return 0.0
 
 
 def _since(before_ms: int | None, holds: bool, now_ms: int) -> int | None:

@@ -50,6 +50,8 @@ class Member:
     actor_class: type[Any]
     node: str = ""
     path: str = ""
+    generation: int = 0
+    """Of those with this name that were to take over from a running one; Ray knows each by a name of its own."""
     handle: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What its ``start`` answered: pid, its start time, name, path, address ..."""
@@ -60,6 +62,11 @@ class Member:
     def pid(self) -> int:
         """Process id, 0 before the start."""
         return int(self.facts.get("pid", 0))
+
+    @property
+    def ray_name(self) -> str:
+        """Its name in Ray."""
+        return f"{self.name}@{self.generation}" if self.generation else self.name
 
     @property
     def processes(self) -> dict[int, float]:
@@ -105,7 +112,7 @@ class Starter:
         gate = self._gates.setdefault(member.node, asyncio.Semaphore(self.config.scheduler.starts_at_once))
         async with gate:
             remote = ray.remote(member.actor_class).options(
-                name=member.name,
+                name=member.ray_name,
                 namespace=self._namespace,
                 num_gpus=num_gpus,
                 max_restarts=0,
@@ -162,16 +169,26 @@ class StageGroup:
         return {pid: started for member in self.members.values() for pid, started in member.processes.items()}
 
     async def redial(self, engine: Member) -> None:
-        """Tell who uses ``engine`` where it is now: it was started again, perhaps elsewhere. Waits for no link.
+        """Have who uses ``engine`` dial it where it is now: it was started again, perhaps elsewhere.
+
+        Raises:
+            RtviActorsError, RayError, TimeoutError: the stage actor that uses it is gone, does not answer, or gets no answer there.
+        """
+        call = self._user_of(engine).handle.redial.remote(engine.name, engine.seen_from(self.node))
+        await asyncio.wait_for(call, CONNECT_DEADLINE_S)
+
+    async def undial(self, engine: Member) -> None:
+        """Have who uses ``engine`` dial it no more: it will not come back.
 
         Raises:
             RayError, TimeoutError: the stage actor that uses it is gone, or does not answer.
         """
-        user = next(
-            role for role, dials in DIALS.items() if any(engine.name.startswith(f"{self._app}/{other}/") for other in dials)
-        )
-        call = self.members[user].handle.connect.remote({}, {engine.name: engine.seen_from(self.node)})
-        await asyncio.wait_for(call, CONNECT_DEADLINE_S)
+        await asyncio.wait_for(self._user_of(engine).handle.undial.remote(engine.name), CONNECT_DEADLINE_S)
+
+    def _user_of(self, engine: Member) -> Member:
+        """The stage actor that dials ``engine``."""
+        role = engine.name.removeprefix(f"{self._app}/").rpartition("/")[0]
+        return next(self.members[user] for user, dialled in DIALS.items() if role in dialled)
 
     async def start(self, engines: Mapping[str, dict[str, str]], spares: Mapping[str, dict[str, str]]) -> None:
         """Start the four, link them with each other and the ``engines`` (role -> name -> where). On failure none is left.

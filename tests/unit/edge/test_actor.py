@@ -79,6 +79,9 @@ class FakeAdmission:
     async def admit(self) -> Lease:
         return Lease("s1", 1, ROUTE, "module:Bot")
 
+    async def reserve(self, bot: str, body: bytes) -> None:
+        return None
+
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         self.released.append((session, clean))
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rtvi_actors.errors import ConfigError, PlacementError
-from rtvi_actors.scheduler.placement import GB, Device, EngineNeed, Node, Placement, check, largest_first
+from rtvi_actors.scheduler.placement import GB, Device, EngineNeed, Node, Placed, Placement, check, largest_first
 
 pytestmark = pytest.mark.unit
 
@@ -179,14 +179,18 @@ def test_a_draining_node_gets_nothing_new_and_keeps_what_it_has() -> None:
     assert placement.node_draining("3") == placement.names_on("3") == []
 
 
+def edges_of(placement: Placement, count: int) -> list[Placed]:
+    return [placement.place_edge(f"app/edge/{number}") for number in range(count)]
+
+
 def test_edges_are_spread_and_keep_their_nodes() -> None:
     placement = Placement([gpu_node("1"), gpu_node("2")])
-    assert [placed.node for placed in placement.place_edges(3, "app/edge")] == ["1", "2", "1"]
+    assert [placed.node for placed in edges_of(placement, 3)] == ["1", "2", "1"]
     placement.node_joined(gpu_node("3"))
-    assert [placed.node for placed in placement.place_edges(4, "app/edge")] == ["1", "2", "1", "3"]
+    assert [placed.node for placed in edges_of(placement, 4)] == ["1", "2", "1", "3"]
     assert placement.node_gone("1") == ["app/edge/0", "app/edge/2"]
     assert {wanted.name for wanted in placement.pending} == {"app/edge/0", "app/edge/2"}
-    assert {placed.node for placed in placement.place_edges(4, "app/edge")} == {"2", "3"}
+    assert {placed.node for placed in edges_of(placement, 4)} == {"2", "3"}
 
 
 def test_a_group_goes_to_its_edge_s_node_while_that_has_room_then_to_the_emptiest() -> None:
