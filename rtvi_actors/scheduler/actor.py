@@ -291,9 +291,14 @@ class Scheduler:
             "engines": self._replicas.status(),
             "edges": self._edges.status(),
             "nodes": [self._node_status(node) for node in self._placement.nodes],
-            "pending": {need.name: self._placement.why(need.name) for need in self._placement.pending},
+            "pending": self._pending(),
             "figures": self._figures.by_role(),
         }
+
+    def _pending(self) -> dict[str, str]:
+        """What has no node -> why."""
+        pending = {need.name: self._placement.why(need.name) for need in self._placement.pending}
+        return pending | ({"a stage group": self._pool.shortfall} if self._pool.shortfall else {})
 
     def _session_status(self, place: Place) -> dict[str, Any]:
         return {
@@ -329,7 +334,7 @@ class Scheduler:
         """Have as many groups and engines as the load asks for, and ask Ray's autoscaler for nodes while something has none."""
         self._pool.scale(_now_ms())
         await self._replicas.scale(_now_ms())
-        lacking = bool(self._placement.pending) or self._pool.lacks_node
+        lacking = bool(self._pending())
         if lacking != self._lacking:
             self._lacking = lacking
             bundles = [*self._replicas.bundles(), *self._pool.bundles()] if lacking else []

@@ -38,8 +38,8 @@ class GroupPool:
         self.fault: RtviActorsError | None = None
         self.paused = False
         """Nobody is admitted any more: none are started."""
-        self.lacks_node = False
-        """The last group that was to be started had no place on any node."""
+        self.shortfall = ""
+        """Why the last group that was to be started had no place on any node."""
         self._site = site
         self._table = table
         self._replicas = replicas
@@ -129,10 +129,10 @@ class GroupPool:
         home = min(homes, key=beside.count, default=None)
         try:
             placed = self._site.placement.place_group(_key(name), home, self._group_cpus(), GROUP_MEMORY_BYTES)
-        except PlacementError:
-            self.lacks_node = True
+        except PlacementError as error:
+            self.shortfall = str(error)
             raise
-        self.lacks_node = False
+        self.shortfall = ""
         return placed.node
 
     async def _start(self, group: StageGroup) -> None:
