@@ -1,7 +1,7 @@
 """How long a frame takes from one process to another: from the sender's call to the receiver's callback.
 
 Windows of 32 ms of audio (1,024 bytes), as the edge sends them to a speaking stage, for several sessions at once over one link, in
-real time. The links are a Unix socket, as between processes of one node; TCP and TLS 1.3 on the loopback; and, for root with iproute2,
+real time. The links are a Unix socket, as between processes of one node; TCP and TLS on the loopback; and, for root with iproute2,
 TCP to a process in a network namespace of its own, through a veth pair as if it were another host. Beside them the same payload as
 calls of a Ray actor. Aim: a link between nodes adds at most 1 ms to the p50 of the Unix socket, wire and switches apart.
 
