@@ -238,6 +238,7 @@ class Scheduler:
             self._drains.pop(node, None)
         if joined:
             self._pool.refill()
+            self._upkeep.try_now()
 
     async def _check_health(self) -> None:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
