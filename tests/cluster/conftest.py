@@ -119,7 +119,7 @@ class RayNodes:
         found = []
         for process in psutil.Process(self._processes[seat].pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                actor_class = process.cmdline()[0].removeprefix("ray::").partition(".")[0].strip()
+                actor_class = " ".join(process.cmdline()).removeprefix("ray::").partition(".")[0].strip()
                 if actor_class == title or (not title and actor_class.endswith(("Actor", "Engine", "Scheduler"))):
                     found.append(process)
         return found
