@@ -24,7 +24,7 @@ demo: setup  ## a spoken conversation in the terminal, then the app stays up (AR
 serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --port 8000")
 	$(BIN)/rtvi-actors serve $(ARGS)
 
-test: setup alternates browser harness check  ## checks and all tests (ARGS="-m unit" for some)
+test: setup alternates browser harness iproute2 check  ## checks and all tests (ARGS="-m unit" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/python  ## format, lint, types, imports
@@ -105,6 +105,10 @@ $(STAMPS)/harness: tests/harness/requirements.txt | $(STAMPS)/python
 	$(BIN)/python -m venv tests/harness/.venv
 	tests/harness/.venv/bin/pip install --quiet --no-deps --requirement tests/harness/requirements.txt || { rm -rf tests/harness/.venv; exit 1; }
 	@touch $@
+
+# Namespaces are the hosts of tests/cluster. Only root may make them.
+iproute2:
+	@test "$$(id -u)" != 0 || command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2
 
 apt:
 	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }

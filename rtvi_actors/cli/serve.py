@@ -97,7 +97,8 @@ class App:
             done, _ = ray.wait([self._ended, ping], num_returns=2, timeout=0)
             now = time.monotonic()
             try:
-                ray.get(done)
+                # Who stopped the app also ended the scheduler: a ping that was asked since fails, and means nothing.
+                ray.get(self._ended if self._ended in done else done)
             except ray.exceptions.RayActorError as error:
                 raise SessionLostError("the scheduler died, and the app with it; see what it said above") from error
             if self._ended in done:

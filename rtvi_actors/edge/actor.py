@@ -90,6 +90,8 @@ class EdgeActor:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
         self._serving.add_done_callback(self._served)
         host = config.edge.host
+        if host in ("0.0.0.0", "::") and self._network is not None:
+            host = self._network.host  # the node's: where it listens is no address for a client on another host
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("serving at %s", url)
         return process.identity() | {

@@ -224,7 +224,7 @@ class Scheduler:
             token = await asyncio.wait_for(other.handle.reserve.remote(bot, body), EDGE_DEADLINE_S)
         except (TimeoutError, ray.exceptions.RayError):
             return None
-        return {"token": token, "url": self._edges.url_of(other)} if token else None
+        return {"token": token, "url": other.facts["url"]} if token else None
 
     async def claim(self, token: str, edge: str) -> dict[str, Any] | None:
         """The place that another edge keeps for ``token``; it is ``edge``'s from now on. None: nobody knows the token."""
@@ -357,6 +357,7 @@ class Scheduler:
                 self._upkeep.spawn(self._obey_drain(node, timeout_s), f"drain node {node[:8]}")
         if joined and self._pool.ready.is_set():
             self._pool.refill()
+            self._upkeep.try_now()
             self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
 
     async def _obey_drain(self, node: str, timeout_s: float) -> None:

@@ -25,7 +25,6 @@ MOVE_MARGIN_S = 10.0
 """What a move takes at most, once it has begun."""
 END_MS = 10_000
 """Until the end of a session that cannot move."""
-WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
 class Edges:
@@ -186,13 +185,6 @@ class Edges:
     def url(self) -> str:
         """Address of the first edge, "" before it is up."""
         return next((str(edge.facts.get("url", "")) for edge in self._members.values()), "")
-
-    def url_of(self, edge: Member) -> str:
-        """Where clients find ``edge``: of one that listens everywhere, the address of its node."""
-        if edge.facts["host"] not in WILDCARDS:
-            return str(edge.facts["url"])
-        host = self._site.nodes.host(edge.node)
-        return f"http://{f'[{host}]' if ':' in host else host}:{edge.facts['port']}"
 
     def status(self) -> list[dict[str, Any]]:
         """Facts of all edges."""

@@ -74,7 +74,7 @@ class GroupPool:
                     self.fault = error if isinstance(error, RtviActorsError) else RtviActorsError(str(error))
                     self.ready.set()
                     return
-                await asyncio.sleep(pause_s)
+                await self._site.upkeep.pause(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
     def bundles(self) -> list[dict[str, float]]:

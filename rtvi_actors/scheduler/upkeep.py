@@ -40,6 +40,7 @@ class Upkeep:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._pauses: set[asyncio.Event] = set()
 
     @property
     def stopping(self) -> bool:
@@ -61,8 +62,24 @@ class Upkeep:
                 return
             except (RtviActorsError, ray.exceptions.RayError) as error:
                 log.error("%s does not start: %s; trying again in %.0f s", name, error, pause_s)
-                await asyncio.sleep(pause_s)
+                await self.pause(pause_s)
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+    async def pause(self, pause_s: float) -> None:
+        """Wait before something is tried again: so long, or until :meth:`try_now`."""
+        over = asyncio.Event()
+        self._pauses.add(over)
+        try:
+            await asyncio.wait_for(over.wait(), pause_s)
+        except TimeoutError:
+            pass
+        finally:
+            self._pauses.discard(over)
+
+    def try_now(self) -> None:
+        """A node has joined: end all pauses, there may be room for what had none."""
+        for over in self._pauses:
+            over.set()
 
     async def until_gone(self, member: Member) -> bool:
         """Return when the actor's process has ended, however. False if everything ends: nothing is to be done about it."""
