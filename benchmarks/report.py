@@ -33,8 +33,10 @@ BENCHMARKS = (
     "barge_in",
     "session_start",
     "frame_hop",
+    "scale_sim",
 )
 PLOT = "capacity.svg"
+SIMULATED_PLOT = "scale_sim.svg"
 
 Run = dict[str, Any]
 
@@ -189,6 +191,22 @@ def tts_batch(run: Run) -> str:
     )
 
 
+def scale_sim(run: Run) -> str:
+    """What the scheduler decided on a simulated cluster, what it took, and the plot that the benchmark drew."""
+    rows: list[list[Any]] = [
+        ["sessions admitted / turned away", f"{run['admitted']:,} / {run['turned_away']:,}"],
+        ["nodes up, least to most", f"{run['nodes_least']} to {run['nodes_most']}"],
+        ["places taken, of those that were up", _percent(run["places_used"])],
+        ["sessions moved by scaling down / lost by it", f"{run['moved_by_drains']:,} / {run['lost_by_drains']:,}"],
+        ["nodes that failed / sessions lost with them", f"{run['failures']} / {run['lost_by_failures']:,}"],
+        ["to admit a client, p50 / p99, us", f"{run['admit_p50_us']} / {run['admit_p99_us']}"],
+        ["to place 1,000 engines on 1,000 nodes, s", run["placement_1000_on_1000_s"]],
+    ]
+    name = f"simulated: {run['nodes']:,} nodes at most, {run['sessions']:,} sessions at the peak, {run['hours']:g} h"
+    plot = f"![Sessions, places and nodes over the simulated day](benchmarks/results/{SIMULATED_PLOT})"
+    return f"{markdown([name, ''], rows)}\n\n{plot}"
+
+
 def rows_of(title: str) -> Any:
     """A table of whatever a run's ``rows`` have."""
     return lambda run: all_keys(run["rows"], title) if run.get("rows") else ""
@@ -203,6 +221,7 @@ TABLES = {
     "tts_batch": tts_batch,
     "noisy_neighbour": rows_of("frames beside a bad session"),
     "endpointing": endpointing,
+    "scale_sim": scale_sim,
 }
 """What has tables of its own, in this order."""
 

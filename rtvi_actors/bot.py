@@ -47,7 +47,7 @@ Commit: TypeAlias = Literal["heard", "full"]
 COMMITS = get_args(Commit)
 """What the context may keep of a text that the application says."""
 
-HOOKS = ("on_start", "on_turn", "on_end")
+HOOKS = ("on_start", "on_move", "on_turn", "on_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,13 @@ class Bot:
     async def on_start(self, session: Session) -> None:
         """The client is ready. Greet it here."""
 
+    async def on_move(self, session: Session) -> None:
+        """The session goes on in this process, with this bot, made anew; comes in place of ``on_start``.
+
+        A node that is emptied hands its sessions to others, between two turns. What was said is kept; what the earlier bot had in
+        its attributes is not, and its ``on_end`` is not called: get back here what ``on_start`` had got.
+        """
+
     async def on_turn(self, session: Session, turn: Turn) -> str | AsyncIterator[str] | None:
         """Answer a turn: a text, an async iterator of pieces, or None: then the model answers.
 
@@ -169,6 +176,9 @@ class _SessionBot:
 
     def on_start(self) -> Any:
         return self._bot.on_start(self._session)
+
+    def on_move(self) -> Any:
+        return self._bot.on_move(self._session)
 
     def on_turn(self, turn: int, text: str, source: str) -> Any:
         return self._bot.on_turn(self._session, Turn(turn, text, source))

@@ -215,10 +215,20 @@ class Engine(Section, frozen=True):
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     """Engines of a kind, each with the model in a process of its own. Sessions are spread over them. Where one dies, what it has
     not begun to answer is asked of another."""
+    max_replicas: Annotated[int, Meta(ge=0, le=64)] = 0
+    """More replicas than ``replicas``, up to so many, while requests wait for their model; 0: never. Only sessions that begin use
+    a new one."""
     threads: Positive = 1
     """Threads of the model in one replica."""
     num_gpus: Annotated[float, Meta(ge=0)] = 0.0
     """GPU share of one replica; 0 runs it on the CPU."""
+    gpu_memory_gb: Annotated[float, Meta(ge=0)] = 0.0
+    """GPU memory that one replica takes at most, in GB (10^9 bytes): a device is filled up to 90 %. An engine that takes more is
+    ended. 0: not declared, only the share counts."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels that its node must have, of Ray: ``ray start --labels``."""
+    preferred_labels: list[dict[str, str]] = field(default_factory=list)
+    """Labels that are tried first, in this order, and done without where no such node has room."""
     max_batch: Positive = 4
     """Requests in one run of the model."""
     timeout_ms: Positive = 10_000
@@ -298,10 +308,12 @@ class Scheduler(Section, frozen=True):
     """1: every session has its own four actors, used once. More: sessions share them."""
     warm_groups: Positive = 2
     """Stage groups kept ready."""
+    max_groups: NotNegative = 0
+    """Shared groups: more than ``warm_groups``, up to so many, while most places are taken; 0: never."""
     max_sessions: Positive = 4
     """Sessions at a time; further clients are refused."""
-    edges: Positive = 1
-    """Edges; the second listens on the next port, and so on."""
+    edges: NotNegative = 1
+    """Edges; those of one host listen on ports one behind the other. 0: one on each node, also on those that join later."""
     attach_deadline_ms: Positive = 5_000
     """Longest wait until the four stages of a new session are open; then its client is refused."""
     starts_at_once: Positive = 2
@@ -311,6 +323,25 @@ class Scheduler(Section, frozen=True):
     at once. Ctrl-C and a second signal never wait."""
     refill_wait_ms: NotNegative = 10_000
     """The warm pool is refilled between turns; this is the longest it waits for quiet."""
+
+
+class Cluster(Section, frozen=True):
+    """Links between nodes. None of it matters on one machine, where links are Unix sockets."""
+
+    link_ports: Annotated[str, Meta(pattern=r"^(|\d{1,5}-\d{1,5})$")] = ""
+    """TCP ports for links on each node, ``first-last``, for a firewall to let through between nodes; "" takes any free ones. A
+    stage group takes four, an engine or an edge one."""
+    tls_cert: str = ""
+    """PEM file with the certificate of a node, on each node, for TLS on links; with ``tls_key`` and ``tls_ca``. "" for none."""
+    tls_key: str = ""
+    """PEM file with its key."""
+    tls_ca: str = ""
+    """PEM file with the authority that signed the certificates of all nodes."""
+
+    def ports(self) -> range:
+        """The ports to try, in this order; 0 is any."""
+        first, _, last = self.link_ports.partition("-")
+        return range(int(first), int(last) + 1) if last else range(1)
 
 
 class Observe(Section, frozen=True):
@@ -342,6 +373,7 @@ class Config(Section, frozen=True):
     llm: Llm = field(default_factory=Llm)
     tts: Tts = field(default_factory=Tts)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    cluster: Cluster = field(default_factory=Cluster)
     observe: Observe = field(default_factory=Observe)
     models_dir: str = ""
     """Where prepared models lie; "" takes RTVI_ACTORS_MODELS, else the user's cache folder."""
@@ -455,11 +487,29 @@ def _check_together(config: Config, source: str) -> None:
             f"speaking.vad_threshold = {speaking.vad_threshold}"
         )
     _check_endpoint(config.llm, source)
-    places = scheduler.sessions_per_group * scheduler.warm_groups
+    _check_cluster(config.cluster, source)
+    places = scheduler.sessions_per_group * max(scheduler.warm_groups, scheduler.max_groups)
     if scheduler.sessions_per_group > 1 and places < scheduler.max_sessions:
         raise ConfigError(
-            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} needs sessions_per_group x warm_groups = {places} or more"
+            f"{source}: scheduler.max_sessions = {scheduler.max_sessions} is more than the places that there may be: "
+            f"sessions_per_group x the larger one of warm_groups and max_groups = {places}"
         )
+    for kind in ("stt", "llm", "tts"):
+        engine: Engine = getattr(config, kind)
+        if 0 < engine.max_replicas < engine.replicas:
+            raise ConfigError(
+                f"{source}: {kind}.max_replicas = {engine.max_replicas} must be 0, or {kind}.replicas = {engine.replicas} or more"
+            )
+
+
+def _check_cluster(cluster: Cluster, source: str) -> None:
+    ports = cluster.ports()
+    if not ports or ports[-1] > 65_535 or (cluster.link_ports and not ports[0]):
+        raise ConfigError(f"{source}: cluster.link_ports = {cluster.link_ports!r}: must be first-last, from 1 to 65535")
+    files = {key: getattr(cluster, key) for key in ("tls_cert", "tls_key", "tls_ca")}
+    if any(files.values()) and not all(files.values()):
+        missing = ", ".join(f"cluster.{key}" for key, path in files.items() if not path)
+        raise ConfigError(f"{source}: TLS on links needs all three files; not given: {missing}")
 
 
 def _check_endpoint(llm: Llm, source: str) -> None:

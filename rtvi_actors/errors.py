@@ -4,6 +4,7 @@
 
     RtviActorsError                 retryable, scope
     ├── ConfigError                 a configuration file, flag or bot that cannot be used      (cluster)
+    │   └── PlacementError          what the nodes have no room for, in numbers
     ├── ModelMissingError           model files that are not prepared, or a missing package    (cluster)
     ├── ProtocolError               bytes that break a wire format                             (session)
     │   ├── FrameDecodeError        between actors
@@ -44,6 +45,17 @@ class ConfigError(RtviActorsError):
     """A configuration that cannot be used: the text names the key, its value and what is allowed."""
 
     scope = "cluster"
+
+
+class PlacementError(ConfigError):
+    """What the nodes of the cluster have no room for: one text for each thing, with what it needs and what there is."""
+
+    def __init__(self, shortfall: str, *more: str) -> None:
+        super().__init__(shortfall, *more)
+        self.shortfalls = (shortfall, *more)
+
+    def __str__(self) -> str:
+        return "; ".join(self.shortfalls)
 
 
 class ModelMissingError(RtviActorsError):

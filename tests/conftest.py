@@ -12,12 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
+from rtvi_actors.config import Config
+from rtvi_actors.errors import RtviActorsError
+from rtvi_actors.testing import recordings
+from rtvi_actors.testing.client import RtviClient
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -129,12 +135,15 @@ READY_DEADLINE_S = 240.0
 
 
 @contextlib.contextmanager
-def _running_app(log: Path, *arguments: str, cwd: Path | None = None) -> Iterator[RunningApp]:
+def _running_app(
+    log: Path, *arguments: str, cwd: Path | None = None, enter: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> Iterator[RunningApp]:
     name = f"test-{os.getpid()}-{secrets.token_hex(2)}"
-    command = [*CLI, "serve", *arguments, "--port", "0", "--app", name]
+    command = [*enter, *CLI, "serve", *arguments, "--port", "0", "--app", name]
+    environment = _environment() | dict(settings or {})
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=_environment(), process_group=0
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=environment, process_group=0
         )
     try:
         yield RunningApp(process, name, _ready_url(process, log), log)
@@ -183,10 +192,13 @@ def app_url(app: RunningApp) -> str:
 
 @pytest.fixture(scope="session")
 def start_app(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., contextlib.AbstractContextManager[RunningApp]]:
-    """Starts another app: ``with start_app("my.toml") as running``."""
+    """Starts another app: ``with start_app("my.toml") as running``.
 
-    def start(*arguments: str, cwd: Path | None = None) -> contextlib.AbstractContextManager[RunningApp]:
-        return _running_app(tmp_path_factory.mktemp("app") / "serve.log", *arguments, cwd=cwd)
+    ``enter``: what comes before the command; ``settings``: what its environment has besides.
+    """
+
+    def start(*arguments: str, **options: Any) -> contextlib.AbstractContextManager[RunningApp]:
+        return _running_app(tmp_path_factory.mktemp("app") / "serve.log", *arguments, **options)
 
     return start
 
@@ -225,6 +237,132 @@ def _descriptors() -> dict[int, str]:
         except FileNotFoundError:
             continue  # the one that listdir used
     return found
+
+
+CLUSTERS = Path(__file__).parents[1] / "clusters"
+FAKES = {
+    "stt": {"backend": "rtvi_actors.testing.fakes:FakeStt"},
+    "llm": {"backend": "rtvi_actors.testing.fakes:FakeLlm"},
+    "tts": {"backend": "rtvi_actors.testing.fakes:FakeTts"},
+}
+DEADLINE_S = 60.0
+"""For anything that has to happen at all, on a loaded machine."""
+
+ConfigFile = Callable[..., str]
+Eventually = Callable[..., Awaitable[Any]]
+
+
+def _toml(sections: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, values in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """JSON writes plain values in the same way."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml_value(each)}' for key, each in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> ConfigFile:
+    """``config_file(scheduler={...}, profile="dense.toml")``: path of a file with fake models and these keys."""
+
+    def write(profile: str | None = None, **sections: dict[str, Any]) -> str:
+        base = tomllib.loads((CLUSTERS / profile).read_text()) if profile else {}
+        merged = {
+            name: {**base.get(name, {}), **FAKES.get(name, {}), **sections.get(name, {})} for name in {**base, **FAKES, **sections}
+        }
+        path = tmp_path_factory.mktemp("config") / "app.toml"
+        path.write_text(_toml(merged))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """``await eventually(condition)``: wait until it gives something true, and return that. May be a coroutine function."""
+
+    async def wait(condition: Callable[[], Any], what: str = "", deadline_s: float = DEADLINE_S) -> Any:
+        deadline = time.monotonic() + deadline_s
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            assert time.monotonic() < deadline, f"not within {deadline_s:.0f} s: {what or condition}"
+            await asyncio.sleep(0.05)
+
+    return wait
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str, **options: Any) -> AsyncIterator[RtviClient]:
+    deadline = time.monotonic() + DEADLINE_S
+    options = {"microphone": False, **options}
+    while True:
+        client = RtviClient(url, **options)
+        try:
+            await client.__aenter__()
+            break
+        except RtviActorsError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+def connected() -> Callable[..., contextlib.AbstractAsyncContextManager[RtviClient]]:
+    """``async with connected(ws_url) as client``: a session, as soon as there is a place. Without microphone unless asked."""
+    return _connected
+
+
+@pytest.fixture
+def answered() -> Callable[..., Awaitable[str]]:
+    """``await answered(client, "text")``: type it; the fake model's answer to it, once its voice is heard. Not to its end."""
+
+    async def ask(client: RtviClient, text: str) -> str:
+        utterance = client.send_text(text)
+
+        def now(*kinds: str) -> Awaitable[Any]:
+            return client.wait(lambda received: received.type in kinds, DEADLINE_S, utterance.first_message)
+
+        await now("bot-llm-started")
+        await now("bot-llm-stopped")
+        await now("bot-started-speaking")
+        answer = client.heard(utterance).answer
+        assert text in answer
+        return answer
+
+    return ask
+
+
+@pytest.fixture
+def serves(connected: Any, answered: Any) -> Callable[[str], Awaitable[None]]:
+    """``await serves(ws_url)``: a new client is admitted and answered."""
+
+    async def check(url: str) -> None:
+        async with connected(url) as client:
+            await answered(client, "are you there")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def utterances() -> list[recordings.Recording]:
+    """Human speech, shortest first; synthesized where the recordings are not installed."""
+    found = recordings.recorded("librivox") if recordings.available() else asyncio.run(recordings.synthesized(Config()))
+    return sorted(found, key=lambda recording: recording.duration_ms)
 
 
 class ChatEndpoint:

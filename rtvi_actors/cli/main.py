@@ -62,26 +62,33 @@ def stop(app_name: AppOption = None, address: AddressOption = None) -> None:
 
 @app.command()
 def drain(
+    node: Annotated[str, typer.Argument(help="A node of the cluster, by its address or the beginning of its id.")] = "",
     app_name: AppOption = None,
     address: AddressOption = None,
     timeout_s: Annotated[int, typer.Option("--timeout", min=0, metavar="SECONDS", help="How long sessions may go on.")] = 300,
 ) -> None:
-    """Let no more clients in, and wait until all sessions of a running app are over. Who is left is told 10 s before."""
+    """Let no more clients in, and wait until all sessions of a running app are over. Who is left is told 10 s before.
+
+    With NODE: only empty that node. Its sessions go on elsewhere where their client is connected to another node, its engines
+    and edges are started on other nodes, and the app goes on.
+    """
     from rtvi_actors.cli import status as command
 
-    command.drain(app_name or "rtvi_actors", address, timeout_s)
+    command.drain(app_name or "rtvi_actors", address, timeout_s, node)
 
 
 @app.command()
 def status(
     app_name: AppOption = None,
     address: AddressOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it, as JSON.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Print where each engine, edge and group is, and why.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew each second, until Ctrl-C.")] = False,
 ) -> None:
-    """Show a running app: sessions with their actors, engines, edges and capacity."""
+    """Show a running app: sessions with their actors, nodes, engines, edges, capacity, and what has no node yet."""
     from rtvi_actors.cli import status as command
 
-    command.status(app_name or "rtvi_actors", address, as_json=as_json)
+    command.status(app_name or "rtvi_actors", address, as_json=as_json, why=why, watch=watch)
 
 
 @app.command()

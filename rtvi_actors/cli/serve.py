@@ -26,8 +26,9 @@ from rtvi_actors.errors import ConfigError, ModelMissingError, RtviActorsError, 
 from rtvi_actors.models.prepare import command, missing, path_of
 from rtvi_actors.observe import log as observe_log
 from rtvi_actors.observe import tracing
-from rtvi_actors.scheduler.actor import ENGINE_CLASSES, Scheduler, drain_limit_s
-from rtvi_actors.scheduler.warm_pool import NUM_CPUS
+from rtvi_actors.scheduler.actor import Scheduler, drain_limit_s
+from rtvi_actors.scheduler.nodes import on_node
+from rtvi_actors.scheduler.replicas import ENGINE_CLASSES
 from rtvi_actors.speaking.end_of_turn import model_class
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class App:
             done, _ = ray.wait([self._ended, ping], num_returns=2, timeout=0)
             now = time.monotonic()
             try:
-                ray.get(done)
+                # Who stopped the app also ended the scheduler: a ping that was asked since fails, and means nothing.
+                ray.get(self._ended if self._ended in done else done)
             except ray.exceptions.RayActorError as error:
                 raise SessionLostError("the scheduler died, and the app with it; see what it said above") from error
             if self._ended in done:
@@ -196,13 +198,14 @@ def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:
     options: dict[str, Any] = {
         "name": f"{config.app.name}/scheduler",
         "namespace": config.app.name,
-        "num_cpus": NUM_CPUS,
         "max_concurrency": 1_000,
+        # Beside this process, which made the folder for the sockets and checked the models.
+        **on_node(ray.get_runtime_context().get_node_id()),
     }
     if detached:
         options["lifetime"] = "detached"
     try:
-        return ray.remote(Scheduler).options(**options).remote(config.to_dict(), str(folder), config.app.name)
+        return ray.remote(Scheduler).options(**options).remote(config.to_dict(), str(folder), config.app.name, detached)
     except ValueError as error:
         raise ConfigError(f"app {config.app.name!r} runs already in this cluster: {error}") from error
 

@@ -7,32 +7,67 @@ import json
 import os
 import select
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from rtvi_actors.cli import local_ray, running
 from rtvi_actors.cli.local_ray import ray
+from rtvi_actors.cli.status_view import Facts, overview, reasons
 from rtvi_actors.errors import ConfigError, RtviActorsError
 
 CALL_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 30.0
+WATCH_PERIOD_S = 1.0
 
 
-def status(app: str, address: str | None, *, as_json: bool) -> None:
-    """Print what the scheduler knows.
+def status(app: str, address: str | None, *, as_json: bool, why: bool, watch: bool) -> None:
+    """Print what the scheduler knows: all of it as JSON, or where each actor is and ``why``. ``watch`` shows it until Ctrl-C.
 
     Raises:
-        ConfigError: no such app.
+        ConfigError: no such app, or options that exclude each other.
+        RtviActorsError: it ended, or does not answer.
     """
+    if as_json and (why or watch):
+        raise ConfigError("--json prints everything, once: leave out --why and --watch")
+    view, console = reasons if why else overview, Console()
+    if watch and not console.is_terminal:
+        raise ConfigError("--watch needs a terminal; elsewhere ask again and again, with --json")
     with _scheduler(app, address) as scheduler:
-        facts = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)
+        if watch:
+            _watch(lambda: _ask(scheduler, app), view, console)
+            return
+        facts = _ask(scheduler, app)
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        _print(facts)
+        show(view(facts), console)
+
+
+def show(parts: Iterable[RenderableType], console: Console) -> None:
+    """Print a view. Lines of text are left as they are, however long: other programs may read them."""
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _watch(ask: Callable[[], Facts], view: Callable[[Facts], Iterable[RenderableType]], console: Console) -> None:
+    """Show the view anew each second, until Ctrl-C. What it showed last stays."""
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(Group(*view(ask())), refresh=True)
+            time.sleep(WATCH_PERIOD_S)
+
+
+def _ask(scheduler: Any, app: str) -> Facts:
+    try:
+        facts: Facts = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)
+    except ray.exceptions.RayError as error:
+        raise RtviActorsError(f"app {app!r} ended, or does not answer: {type(error).__name__}") from error
+    return facts
 
 
 def stop(app: str, address: str | None) -> None:
@@ -52,25 +87,32 @@ def stop(app: str, address: str | None) -> None:
     print(f"stopped {app}")
 
 
-def drain(app: str, address: str | None, timeout_s: int) -> None:
-    """Let no more clients in, and wait until all sessions are over.
+def drain(app: str, address: str | None, timeout_s: int, node: str = "") -> None:
+    """Let no more clients in, and wait until all sessions are over; with ``node``, until none is left on that node.
 
     Raises:
-        ConfigError: no such app.
+        ConfigError: no such app or node.
         RtviActorsError: some are left.
     """
     console = Console(stderr=True)
     with _scheduler(app, address) as scheduler, console.status("draining") as progress:
         try:
-            drained = scheduler.drain.remote(timeout_s)
+            drained = scheduler.drain_node.remote(node, timeout_s) if node else scheduler.drain.remote(timeout_s)
             while not ray.wait([drained], timeout=1.0)[0]:
                 left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
-                progress.update(f"draining: {left} sessions go on")
+                progress.update(f"draining {node}: {left} sessions go on")
             left = ray.get(drained, timeout=CALL_DEADLINE_S)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RtviActorsError):
+                raise error.cause from None
+            raise
         except ray.exceptions.RayError as error:
             raise RtviActorsError(f"app {app!r} ended, or does not answer: {type(error).__name__}") from error
     if left:
         raise RtviActorsError(f"{left} sessions of app {app!r} have not ended; see its log")
+    if node:
+        print(f"drained {node}: nothing of {app} is left there, and nothing comes to it; the node may be stopped")
+        return
     print(f"drained {app}: no session is left, and nobody is let in; `rtvi-actors stop` ends it")
 
 
@@ -94,46 +136,3 @@ def _scheduler(app: str, address: str | None) -> Iterator[Any]:
         raise ConfigError(f"no app {app!r} runs in the Ray cluster at {where}") from None
     finally:
         ray.shutdown()
-
-
-def _print(facts: dict[str, Any]) -> None:
-    console = Console()
-    capacity = facts["capacity"]
-    console.print(f"{facts['app']}  {facts['url']}{'  draining' if facts['draining'] else ''}")
-    console.print(
-        f"sessions {capacity['sessions']} of {capacity['max_sessions']}, free now {capacity['free']}, "
-        f"granted {capacity['granted']}, refused {capacity['refused']}"
-    )
-    sessions = Table("session", "age", "group", "role", "actor id", "pid", title="sessions", title_justify="left")
-    for session in facts["sessions"]:
-        for number, (role, actor) in enumerate(session["actors"].items()):
-            first = (session["session"], f"{session['age_s']} s", session["group"]) if number == 0 else ("", "", "")
-            sessions.add_row(*first, role, actor.get("actor_id", ""), str(actor["pid"]))
-    if facts["sessions"]:
-        console.print(sessions)
-    actors = Table("actor", "kind", "pid", "actor id", title="engines and edges", title_justify="left")
-    for actor in [*facts["engines"], *facts["edges"]]:
-        actors.add_row(actor["name"], actor["kind"], str(actor["pid"]), actor.get("actor_id", ""))
-    console.print(actors)
-    if facts.get("figures"):
-        console.print(_processes(facts["figures"]))
-    groups = ", ".join(f"{group['name']} {group['state']} ({group['sessions']})" for group in facts["groups"])
-    console.print(f"groups: {groups or 'none'}")
-
-
-def _processes(figures: dict[str, dict[str, Any]]) -> Table:
-    """What the processes of each role take, as they said within the last seconds."""
-    title = "processes, by role"
-    table = Table("role", "processes", "memory", "CPU time", "loop lag", "stalls", "requests", title=title, title_justify="left")
-    for role, of in sorted(figures.items()):
-        requests = f"{of['engine_in_flight']:.0f} in flight" if "engine_in_flight" in of else ""
-        table.add_row(
-            role,
-            f"{of.get('processes', 0):.0f}",
-            f"{of.get('memory_bytes', 0) / 2**20:.0f} MiB",
-            f"{of.get('cpu_s', 0):.1f} s",
-            f"{1_000 * of.get('loop_lag_s', 0):.0f} ms",
-            f"{of.get('stalls', 0):.0f}",
-            requests,
-        )
-    return table

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 from typing import Any
 
 from rtvi_actors.config import Config
 from rtvi_actors.edge import app
 from rtvi_actors.edge.scheduler_client import SchedulerClient
+from rtvi_actors.edge.session import Wanted
 from rtvi_actors.edge.sessions import Sessions
-from rtvi_actors.errors import SessionLostError
+from rtvi_actors.errors import CapacityError, SessionLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.network import Network
 from rtvi_actors.runtime.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,21 @@ class EdgeActor:
     Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
     """
 
-    def __init__(self, name: str, path: str, node: str, config: dict[str, Any], scheduler: str, namespace: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        node: str,
+        config: dict[str, Any],
+        scheduler: str,
+        namespace: str,
+        network: Network | None = None,
+    ) -> None:
         self._name = name
         self._path = path
         self._node = node
         self._config = config
+        self._network = network
         self._admission = SchedulerClient(scheduler, namespace, name)
         self._stopped = asyncio.Event()
         self._sessions: Sessions | None = None
@@ -48,7 +59,7 @@ class EdgeActor:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Take the port, listen for links, serve. Returns ``{pid, node, name, path, host, port, url}``.
+        """Take the port, listen for links, serve. Returns ``{pid, started_at, node, name, path, address, host, port, url}``.
 
         Raises:
             ConfigError: the port is in use, or the configuration cannot be used.
@@ -65,6 +76,7 @@ class EdgeActor:
             on_frame=self._on_frame,
             on_peer=self._on_peer,
             on_overflow=self._on_overflow,
+            network=self._network,
         )
         try:
             await switchboard.open()
@@ -72,25 +84,28 @@ class EdgeActor:
             listener.close()
             raise
         self._switchboard = switchboard
-        self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost)
+        number = self._name.rpartition("/")[2]
+        self._sessions = Sessions(config, self._admission, switchboard, self._admission.report_lost, number)
         self._server = app.Server(app.build(self._sessions, config), config.edge)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="web server")
         self._serving.add_done_callback(self._served)
         host = config.edge.host
+        if host in ("0.0.0.0", "::") and self._network is not None:
+            host = self._network.host  # the node's: where it listens is no address for a client on another host
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("serving at %s", url)
-        return {
-            "pid": os.getpid(),
+        return process.identity() | {
             "node": self._node,
             "name": self._name,
             "path": self._path,
+            "address": switchboard.address,
             "host": host,
             "port": port,
             "url": url,
         }
 
     async def connect(self, peers: dict[str, str]) -> None:
-        """Dial the stage actors ``peers`` (name -> socket path) and wait until all links are up, 10 s at most.
+        """Dial the stage actors ``peers`` (name -> path or HOST:PORT) and wait until all links are up, 10 s at most.
 
         Raises:
             SessionLostError: not all of them answered in time. They are not dialled any more.
@@ -122,6 +137,27 @@ class EdgeActor:
         """Let nobody in who has no place yet. Sessions may go on for ``timeout_ms``, then the bot finishes and they end."""
         if self._sessions is not None:
             self._sessions.drain(timeout_ms)
+
+    async def reserve(self, bot: str, body: bytes) -> str | None:
+        """A token for a client that asked another edge; None where there is no place."""
+        try:
+            return None if self._sessions is None else await self._sessions.reserve(Wanted(bot, body))
+        except CapacityError:
+            return None
+
+    async def give_up(self, token: str) -> dict[str, Any] | None:
+        """The session and the wishes of a client that came to another edge with the token of this one."""
+        found = None if self._sessions is None else self._sessions.give_up(token)
+        return None if found is None else {"session": found[0].session, "bot": found[1].bot, "body": found[1].body}
+
+    async def move(self, sessions: list[str], deadline_s: float) -> list[str]:
+        """Have these sessions go on at other stage groups; returns those that do not after ``deadline_s``."""
+        return [] if self._sessions is None else await self._sessions.move(sessions, deadline_s)
+
+    async def end_some(self, sessions: list[str], timeout_ms: int) -> None:
+        """These sessions may go on for ``timeout_ms``; 10 s before, their clients are told."""
+        if self._sessions is not None:
+            self._sessions.end_some(sessions, timeout_ms)
 
     async def stats(self) -> dict[str, Any]:
         """Counters of the sessions, the links' figures and how late the event loop runs."""

@@ -15,7 +15,9 @@ from rtvi_actors.edge.join import Join, Output, Play, Typed
 from rtvi_actors.edge.playout import BotStateChanged, Command, Grant, Heard, Playout, PlayoutEvent, SendAudio, Tick, WakeAt
 from rtvi_actors.edge.reports import Reports
 from rtvi_actors.edge.wire import ProtobufWire, Wire
-from rtvi_actors.frames.types import BotState, Cancel, Frame, Played
+from rtvi_actors.frames import snapshot
+from rtvi_actors.frames.snapshot import Snapshot
+from rtvi_actors.frames.types import BotState, Cancel, Frame, Played, Remembered
 from rtvi_actors.observe.latency import ArrivalTimes, Latency
 from rtvi_actors.observe.observer import SessionObserver
 from rtvi_actors.rtvi.events import AnswerStarted, BotStarted, Event, TurnFigures, UserStarted, UserStopped
@@ -58,6 +60,8 @@ class Conversation:
         self._join = Join()
         self._translator = Translator()
         self._latency = Latency(self.arrivals)
+        self._remembered = b""
+        """The conversation, as the LLM stage told it last."""
         self._timer: Timer | None = None
         self._wake_ms: int | None = None
         self._closed = False
@@ -77,6 +81,15 @@ class Conversation:
         """Whether something was asked of the bot, typed or spoken to its end, that it does not answer yet."""
         return self._join.owes
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no stage has anything to do for it: it may go on at others."""
+        return not self.busy and self._join.at_rest
+
+    def snapshot(self, *, started: bool) -> Snapshot:
+        """What other stages need to go on with it."""
+        return Snapshot(self._join.newest_turn, started, snapshot.decode_conversation(self._remembered))
+
     def is_over(self, turn: int) -> bool:
         """Whether nothing more comes of ``turn``, which was or will be started."""
         return self._join.is_over(turn)
@@ -87,6 +100,9 @@ class Conversation:
 
     def receive(self, frame: Frame) -> None:
         """Take one frame of a stage."""
+        if isinstance(frame, Remembered):
+            self._remembered = frame.conversation
+            return
         if isinstance(frame, Cancel):
             self._outbox.drop_audio(frame.fence)
         for message in self.reports.of_frame(frame):

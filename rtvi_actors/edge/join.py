@@ -126,6 +126,16 @@ class Join:
         asked = any(turn.ended is not None and not (turn.joined or turn.hidden) for turn in self._turns.values())
         return asked or bool(self._typed)
 
+    @property
+    def at_rest(self) -> bool:
+        """Nothing has begun that is not over, and nothing is owed."""
+        return not self._turns and not self._typed
+
+    @property
+    def newest_turn(self) -> int:
+        """Of those that have begun."""
+        return max(self._newest, self._fence - 1)
+
     def is_over(self, turn: int) -> bool:
         """Whether nothing more comes of ``turn``, which was or will be started."""
         return turn < self._fence or (turn <= self._newest and turn not in self._turns)

@@ -6,6 +6,7 @@ No call waits for longer than its deadline. A place that is granted after the ed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from rtvi_actors.edge.admission import Lease
+from rtvi_actors.edge.admission import Lease, Reserved
 from rtvi_actors.errors import CapacityError
 
 log = logging.getLogger(__name__)
@@ -46,27 +47,63 @@ class SchedulerClient:
         if not call.done():
             raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
         try:
+            return _lease(call.result())
+        except (ray.exceptions.RayError, ValueError) as error:
+            self._handle = None
+            raise CapacityError("the scheduler is not there", RETRY_MS) from error
+
+    async def reserve(self, bot: str, body: bytes) -> Reserved | None:
+        """See :class:`Admission`. No answer is none: this edge sees for itself."""
+        try:
+            answer = await self._ask("reserve", self._edge, bot, body)
+        except CapacityError:
+            return None
+        return Reserved(answer["token"], answer["url"]) if answer else None
+
+    async def claim(self, token: str) -> tuple[Lease, str, bytes] | None:
+        """See :class:`Admission`. A place that comes too late is given back."""
+        call = asyncio.ensure_future(self._call("claim", token, self._edge))
+        await asyncio.wait({call}, timeout=DEADLINE_S)
+        if not call.done():
+            self._spawn(self._give_back_claimed(call), "give back a late claim")
+            raise CapacityError(f"the scheduler did not answer within {DEADLINE_S:.0f} s", RETRY_MS)
+        try:
             answer = call.result()
         except (ray.exceptions.RayError, ValueError) as error:
             self._handle = None
             raise CapacityError("the scheduler is not there", RETRY_MS) from error
-        if "refused" in answer:
-            raise CapacityError(answer["refused"], answer["retry_after_ms"])
-        return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])
+        return (_lease(answer["lease"]), answer["bot"], answer["body"]) if answer else None
+
+    async def _give_back_claimed(self, call: asyncio.Future[dict[str, Any] | None]) -> None:
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            if (answer := await call) is not None:
+                await self.release(answer["lease"]["session"], clean=True, used=False)
+
+    async def move(self, session: str) -> Lease:
+        """See :class:`Admission`. An answer that comes too late is undone by :meth:`moved`, which the caller sends in any case."""
+        return _lease(await self._ask("move", session))
+
+    async def moved(self, session: str, *, done: bool) -> None:
+        """See :class:`Admission`."""
+        await self._tell("moved", session, done)
 
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
-        """See :class:`Admission`. A scheduler that is gone has no table any more: nothing is left to be told."""
+        """See :class:`Admission`."""
+        await self._tell("release", session, clean, used)
+
+    async def _tell(self, method: str, session: str, *args: Any) -> None:
+        """Call until it is answered. A scheduler that is gone has no table any more: nothing is left to be told."""
         for _ in range(RELEASE_ATTEMPTS):
             try:
-                await asyncio.wait_for(self._call("release", session, clean, used), DEADLINE_S)
+                await asyncio.wait_for(self._call(method, session, *args), DEADLINE_S)
                 return
             except TimeoutError:
                 continue
             except (ray.exceptions.RayError, ValueError) as error:
                 self._handle = None
-                log.warning("session %s is not given back: the scheduler is gone: %s", session, error)
+                log.warning("session %s: no %s: the scheduler is gone: %s", session, method, error)
                 return
-        log.error("session %s is not given back: the scheduler does not answer", session)
+        log.error("session %s: no %s: the scheduler does not answer", session, method)
 
     async def ready(self) -> None:
         """See :class:`Admission`."""
@@ -124,3 +161,14 @@ class SchedulerClient:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _lease(answer: dict[str, Any]) -> Lease:
+    """What the scheduler gave.
+
+    Raises:
+        CapacityError: nothing.
+    """
+    if "refused" in answer:
+        raise CapacityError(answer["refused"], answer["retry_after_ms"])
+    return Lease(answer["session"], answer["epoch"], answer["route"], answer["bot"])

@@ -7,6 +7,7 @@ client, disconnect-bot, a lost stage, a stop of the edge) goes through one place
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import time
@@ -21,7 +22,21 @@ from rtvi_actors.edge.client import Client, ClientGoneError, Outbox
 from rtvi_actors.edge.conversation import Conversation
 from rtvi_actors.edge.ending import Command, Deafen, End, EndBy, Ending, Event, Leave, Prompt, Seen, Tick, WakeAt, Warn
 from rtvi_actors.edge.intake import Intake
-from rtvi_actors.frames.types import Attach, Attached, ClientMessage, Credit, Detach, Error, Frame, Refused, Role, SessionEnd
+from rtvi_actors.errors import CapacityError
+from rtvi_actors.frames.snapshot import encode as encode_snapshot
+from rtvi_actors.frames.types import (
+    Attach,
+    Attached,
+    ClientMessage,
+    Credit,
+    Detach,
+    Error,
+    Frame,
+    Moved,
+    Refused,
+    Role,
+    SessionEnd,
+)
 from rtvi_actors.observe.log_context import about
 from rtvi_actors.observe.observer import SessionObserver
 from rtvi_actors.rtvi.events import Failure
@@ -81,6 +96,7 @@ class EdgeSession:
     ) -> None:
         self.lease = lease
         self.observer = observer or SessionObserver()
+        self._links = links
         self._wanted = wanted
         self.since = time.time()
         self._config = config
@@ -104,6 +120,11 @@ class EdgeSession:
         self._closing: _Close | None = None
         self._over = asyncio.Event()
         self._detached: bool | None = None
+        self._epoch = lease.epoch
+        """The highest one that stages have heard of."""
+        self._moving: asyncio.Future[bool] | None = None
+        self._elsewhere: tuple[SessionPort, Attachment] | None = None
+        """The group that it comes to, or leaves, while it moves."""
 
     # ------------------------------------------------------------------------------------------------------------- life
 
@@ -115,6 +136,54 @@ class EdgeSession:
         """
         attach = Attach(route=self.lease.route, bot=self._wanted.bot or self.lease.bot, body=self._wanted.body)
         await self._attachment.attach(attach, self._config.scheduler.attach_deadline_ms)
+
+    async def move(self, lease: Lease) -> bool:
+        """Go on at the stage group of ``lease``, with a higher epoch and the conversation so far; the old group lets go of it.
+
+        Only between turns, where nothing is lost: the caller asks :attr:`at_rest` before. False where it stays where it is, since
+        the new stages did not open it, or somebody began to speak meanwhile; the new group holds nothing of it then.
+        """
+        moving = self._moving = asyncio.ensure_future(self._move(lease))
+        try:
+            return await asyncio.shield(moving)
+        finally:
+            if moving.done():
+                self._moving = None
+
+    async def _move(self, lease: Lease) -> bool:
+        self._epoch += 1  # also where the move before came to nothing: stages refuse what is not newer than they know
+        there = SessionPort(self._links, lease.session, self._epoch, lease.route)
+        arriving = Attachment(there)
+        self._elsewhere = (there, arriving)
+        snapshot = self._conversation.snapshot(started=self._intake.ready)
+        attach = Attach(
+            route=lease.route, bot=self._wanted.bot or lease.bot, body=self._wanted.body, snapshot=encode_snapshot(snapshot)
+        )
+        try:
+            await arriving.attach(attach, self._config.scheduler.attach_deadline_ms)
+            resting = self._closing is None and self._conversation.at_rest
+            if not resting or self._conversation.snapshot(started=self._intake.ready) != snapshot:
+                raise CapacityError("the conversation went on meanwhile")
+        except CapacityError as error:
+            log.info("session %s stays where it is: %s", lease.session, error)
+            await arriving.detach("the session did not come", DETACH_DEADLINE_MS)
+            self._elsewhere = None
+            return False
+        self._port.send("llm", Moved())
+        here = SessionPort(self._links, lease.session, self.lease.epoch, self.lease.route)
+        leaving = Attachment(here)
+        self._elsewhere = (here, leaving)
+        self._port.reroute(there)
+        self._attachment = Attachment(self._port)
+        self.lease = dataclasses.replace(lease, epoch=self._port.epoch)
+        await leaving.detach("the session has moved", DETACH_DEADLINE_MS)
+        self._elsewhere = None
+        return True
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is going on, so that it may move."""
+        return self._closing is None and self._moving is None and self._conversation.at_rest
 
     async def serve(self, client: Client, incoming: AsyncIterator[bytes | str]) -> None:
         """Talk with ``client`` until the session is over, and close its connection.
@@ -132,6 +201,8 @@ class EdgeSession:
     async def close(self) -> bool:
         """End the session wherever it is, and give everything back. Says whether no stage holds anything of it any more."""
         self._stop(_Close("not-begun", "the session is closed", GOING_AWAY))
+        if self._moving is not None:
+            await asyncio.wait({self._moving})  # every wait in it has a deadline
         await self._detach()
         await self._port.close()
         return bool(self._detached) and not self.failed
@@ -210,6 +281,9 @@ class EdgeSession:
 
     def receive(self, peer: str, frame: Frame) -> None:
         """Take a frame that came from the actor ``peer``. Strangers and other epochs are ignored."""
+        if self._elsewhere is not None and frame.epoch == self._elsewhere[0].epoch != self.lease.epoch:
+            self._receive_elsewhere(peer, frame)
+            return
         role = self._port.role_of(peer)
         if role is None or frame.epoch != self.lease.epoch:
             return
@@ -229,8 +303,19 @@ class EdgeSession:
                 self._conversation.receive(frame)
                 self._look()
 
+    def _receive_elsewhere(self, peer: str, frame: Frame) -> None:
+        """From the group that it leaves, or comes to: only whether that has begun or ended concerns it."""
+        assert self._elsewhere is not None
+        port, attachment = self._elsewhere
+        role = port.role_of(peer)
+        if role is not None and isinstance(frame, Attached | Refused | Detach):
+            attachment.receive(frame, role)
+
     def peer_down(self, peer: str, reason: str) -> bool:
         """The link to the actor ``peer`` is down. Says whether the session needed it; it fails then."""
+        if self._elsewhere is not None and (gone := self._elsewhere[0].peer_down(peer)) in STAGES:
+            assert gone is not None
+            self._elsewhere[1].lost(gone, reason)
         role = self._port.peer_down(peer)
         if role not in STAGES or self._detached is not None:
             return False

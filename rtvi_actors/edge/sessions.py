@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ DRAIN_WARNING_MS = 10_000
 """How long before its end a client is told that the app is drained."""
 RESERVED_S = 10.0
 """How long a place is kept for a client that started and does not connect."""
+MAX_TOKEN = 64
+MOVE_POLL_S = 0.1
 TOKEN_BYTES = 24
 
 
@@ -40,10 +42,13 @@ class _Reservation:
 class Sessions:
     """The sessions of this process. Its ``on_...`` methods are the callbacks of the process's switchboard.
 
-    ``on_lost(actor, reason)`` is called when the link to an actor broke that a session was using.
+    ``on_lost(actor, reason)`` is called when the link to an actor broke that a session was using. ``number``: this edge's.
     """
 
-    def __init__(self, config: Config, admission: Admission, links: Links, on_lost: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, config: Config, admission: Admission, links: Links, on_lost: Callable[[str, str], None], number: str = "0"
+    ) -> None:
+        self._number = number
         self.admitted = 0
         self.refused = 0
         self.failed = 0
@@ -67,6 +72,15 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------------------------- doors
 
+    async def reserve_anywhere(self, wanted: Wanted) -> tuple[str, str]:
+        """As :meth:`reserve`, or at another edge of the app that has fewer sessions: the token, and that edge's address or "".
+
+        Raises:
+            CapacityError: no place.
+        """
+        elsewhere = None if self._config.edge.public_url else await self._admission.reserve(wanted.bot, wanted.body)
+        return (elsewhere.token, elsewhere.url) if elsewhere is not None else (await self.reserve(wanted), "")
+
     async def reserve(self, wanted: Wanted) -> str:
         """Take a place for whoever comes within 10 s with the token that this returns. It is good for one session.
 
@@ -77,7 +91,8 @@ class Sessions:
         if self._stopping:
             await self._admission.release(lease.session, clean=True, used=False)
             raise DrainingError("this edge is stopping", 5_000)
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        # The app's other edges see of whom to ask for it: a load balancer may bring its client to any.
+        token = f"{self._number}.{secrets.token_urlsafe(TOKEN_BYTES)}"
         expiry = asyncio.get_running_loop().call_later(RESERVED_S, self._expire, token)
         self._reserved[token] = _Reservation(lease, wanted, expiry)
         return token
@@ -90,11 +105,7 @@ class Sessions:
             CapacityError: no place, or the stages did not open it. Nothing is left of it then.
         """
         if token:
-            reserved = self._reserved.pop(token, None)
-            if reserved is None:
-                raise AuthError("the token is unknown, expired or used: POST /start gives a new one")
-            reserved.expiry.cancel()
-            lease, wanted = reserved.lease, reserved.wanted
+            lease, wanted = await self._redeem(token)
         elif self._config.edge.require_start:
             raise AuthError("a token is needed: POST /start gives one")
         else:
@@ -116,6 +127,27 @@ class Sessions:
             raise
         self.admitted += 1
         return session
+
+    async def _redeem(self, token: str) -> tuple[Lease, Wanted]:
+        reserved = self.give_up(token)
+        if reserved is not None:
+            return reserved
+        number, dot, _ = token.partition(".")
+        if dot and number.isdecimal() and number != self._number and len(token) <= MAX_TOKEN:
+            self._check_open()
+            claimed = await self._admission.claim(token)
+            if claimed is not None:
+                lease, bot, body = claimed
+                return lease, Wanted(bot, body)
+        raise AuthError("the token is unknown, expired or used: POST /start gives a new one")
+
+    def give_up(self, token: str) -> tuple[Lease, Wanted] | None:
+        """The place that was kept for ``token``: it is the caller's now. None if there is none."""
+        reserved = self._reserved.pop(token, None)
+        if reserved is None:
+            return None
+        reserved.expiry.cancel()
+        return reserved.lease, reserved.wanted
 
     async def _take_place(self) -> Lease:
         try:
@@ -173,6 +205,42 @@ class Sessions:
         assert self._last_moment_s is not None
         left_s = max(0.0, self._last_moment_s - asyncio.get_running_loop().time())
         session.end_within(int(left_s * 1_000), DRAIN_WARNING_MS)
+
+    async def move(self, names: Sequence[str], deadline_s: float) -> list[str]:
+        """Have these sessions go on at other stage groups, each as soon as nobody speaks in it. Those that are over are done.
+
+        Returns:
+            those that are still where they were after ``deadline_s``.
+        """
+        moved = await asyncio.gather(*(self._move(name, deadline_s) for name in names))
+        return [name for name, done in zip(names, moved, strict=True) if not done]
+
+    async def _move(self, name: str, deadline_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        while (session := self._sessions.get(name)) is not None and name not in self._closing:
+            if session.at_rest and await self._move_now(session):
+                return True
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(MOVE_POLL_S)
+        return True
+
+    async def _move_now(self, session: EdgeSession) -> bool:
+        name, done = session.lease.session, False
+        try:
+            done = await session.move(await self._admission.move(name))
+        except CapacityError as error:
+            log.info("session %s cannot move yet: %s", name, error)
+        finally:
+            await self._admission.moved(name, done=done)
+        return done
+
+    def end_some(self, names: Sequence[str], timeout_ms: int) -> None:
+        """These sessions may go on for ``timeout_ms``; 10 s before, their clients are told. Those that are over are done."""
+        for name in names:
+            if name in self._sessions:
+                self._sessions[name].end_within(timeout_ms, DRAIN_WARNING_MS)
 
     async def stop(self, grace_s: float) -> None:
         """Admit nobody more, end all sessions, and wait ``grace_s`` until they have given everything back."""

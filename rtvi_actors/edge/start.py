@@ -57,11 +57,13 @@ async def _start(request: Request, key: str, sessions: Sessions, config: Config)
         return _refuse(413, f"the request is too large: at most {MAX_REQUEST_BYTES} bytes are allowed")
     try:
         address = websocket_url(config.edge, request.url.scheme, request.headers)
-        token = await sessions.reserve(parse(data, config.bots, config.edge.max_json_depth))
+        token, other = await sessions.reserve_anywhere(parse(data, config.bots, config.edge.max_json_depth))
     except ValueError as problem:
         return _refuse(400, str(problem))
     except CapacityError as refusal:
         return websocket.refused(refusal)
+    if other:
+        address = f"ws{other.removeprefix('http')}/ws"
     return JSONResponse({key: f"{address}?token={token}"}, headers={"Cache-Control": "no-store"})
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from rtvi_actors.errors import ConfigError, EngineLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.network import Network
 from rtvi_actors.runtime.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
@@ -55,23 +55,33 @@ def backend_class(kind: str, backend: str) -> str:
 class EngineActor:
     """Holds one model of ``kind``. ``name`` is the actor's on the links, ``path`` its Unix socket.
 
-    ``backend``: a short name or ``module:Class``; ``config``: ``Config.to_dict()``. Everything happens in :meth:`start`, so that an
-    error reaches whoever calls it as what it is.
+    ``network``: its way to other nodes. ``backend``: a short name or ``module:Class``; ``config``: ``Config.to_dict()``.
+    Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
     """
 
-    def __init__(self, kind: str, name: str, path: str, node: str, backend: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        path: str,
+        node: str,
+        backend: str,
+        config: dict[str, Any],
+        network: Network | None = None,
+    ) -> None:
         self._kind = kind
         self._name = name
         self._path = path
         self._node = node
         self._backend_name = backend
         self._config = config
+        self._network = network
         self._stopped = asyncio.Event()
         self._server: EngineServer | None = None
         self._switchboard: Switchboard | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Load and warm up the model, then listen. Returns ``{pid, node, name, path, memory_bytes, load_ms}``.
+        """Load and warm up the model, then listen. Returns ``{pid, started_at, node, name, path, address, memory_bytes, load_ms}``.
 
         Raises:
             ConfigError: the backend or the configuration cannot be used.
@@ -91,6 +101,7 @@ class EngineActor:
             on_frame=self._on_frame,
             on_peer=self._on_peer,
             on_overflow=self._on_overflow,
+            network=self._network,
         )
         self._server = EngineServer(self._kind, backend, switchboard)
         try:
@@ -100,11 +111,11 @@ class EngineActor:
             raise
         self._switchboard = switchboard
         log.info("loaded %s in %d ms, listening on %s", spec, load_ms, self._path)
-        return {
-            "pid": os.getpid(),
+        return process.identity() | {
             "node": self._node,
             "name": self._name,
             "path": self._path,
+            "address": switchboard.address,
             "memory_bytes": backend.memory_bytes,
             "load_ms": load_ms,
         }

@@ -9,7 +9,7 @@ by the link when it is sent, and filled in when it is received.
 * ``attempt``  the fence of speculation inside a turn: rises at each :class:`TurnMayEnd`, counted from 1.
 * ``epoch``    the fence of a session that moved to other actors.
 * ``seq``      counts per (session, epoch, sender, lane), from 0.
-* ``sent_ns``  ``time.monotonic_ns()`` of the sender; comparable between the processes of one node.
+* ``sent_ns``  ``time.monotonic_ns()`` of the sender; from another node, the link puts the receiver's own time in its place.
 
 The lane says which of a link's two sockets carries the frame: what invalidates overtakes (``control``), what completes does not
 (``data``, in order). To add a frame: add the class, give it the next free number in ``KINDS``, say who sends it to whom.
@@ -24,7 +24,7 @@ Lane = Literal["control", "data"]
 Role: TypeAlias = str
 """Who a frame goes to, seen from one session: ``edge``, ``speaking``, ``stt``, ``llm``, ``tts``, ``engine/<kind>``."""
 
-VERSION = 1
+VERSION = 2
 """Version of the frame table, compared in :class:`Hello`."""
 
 
@@ -59,9 +59,15 @@ class Hello(Frame):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Frame):
-    """Heartbeat, every 250 ms, from a thread of its own. ``loop_lag_ms`` is how late the sender's event loop runs."""
+    """Heartbeat, every 250 ms, from a thread of its own. ``loop_lag_ms`` is how late the sender's event loop runs.
+
+    Between nodes also for the clocks: ``echo_ns`` is ``sent_ns`` of the receiver's ping that was heard last (0: none, or the same
+    node), ``held_ns`` how long before this one was sent that came.
+    """
 
     loop_lag_ms: int
+    echo_ns: int = 0
+    held_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ class Attach(Frame):
     """edge > every stage: begin the session. ``route``: role -> names of the actors that play it, best first.
 
     ``services``: settings of this session that differ from the configuration, ``{"llm": {"max_tokens": 32}}``.
-    ``body``: what the client gave at ``/start``, JSON bytes or b"". ``snapshot``: b"" for a new session.
+    ``body``: what the client gave at ``/start``, JSON bytes or b"". ``snapshot``: b"" for a new session, else what another group
+    knew of it, see ``frames/snapshot``.
     """
 
     route: dict[str, list[str]]
@@ -356,6 +363,21 @@ class SessionEnd(Frame):
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered(Frame):
+    """llm > edge: the conversation as it is remembered now, see ``frames/snapshot``. After each change, once it is known what of an
+    answer was heard.
+    """
+
+    LANE: ClassVar[Lane] = "data"
+    conversation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Frame):
+    """edge > llm: the session goes on at another actor. The Detach that follows is not its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceUpdate(Frame):
     """edge > the stage concerned: new settings of ``service``."""
 
@@ -461,6 +483,8 @@ KINDS: dict[int, type[Frame]] = {
     63: ToolCall,
     64: ToolResult,
     65: SessionEnd,
+    66: Remembered,
+    67: Moved,
     80: EngineRequest,
     81: EngineCancel,
     82: EngineData,

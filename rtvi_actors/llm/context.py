@@ -10,6 +10,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rtvi_actors.frames.snapshot import Said
 from rtvi_actors.llm.engine import ChatMessage
 
 MAX_MESSAGES = 64
@@ -75,6 +76,15 @@ class Context:
     def append_heard(self, turn: int, clauses: Sequence[str], clause: int, char: int, interrupted: bool) -> None:
         """The answer of ``turn`` as far as it was heard: all ``clauses`` before ``clause``, and ``char`` characters of it."""
         self._append(Message(turn, 1, "assistant", heard_text(clauses, clause, char), interrupted))
+
+    def told(self) -> list[Said]:
+        """All of it, for another actor that goes on with the session."""
+        return [Said(message.turn, message.rank, message.role, message.text, message.interrupted) for message in self._messages]
+
+    def take_over(self, conversation: Sequence[Said]) -> None:
+        """Go on with what another actor remembered."""
+        for said in conversation:
+            self._append(Message(said.turn, said.rank, said.role, said.text, said.interrupted))
 
     def replace(self, messages: Sequence[tuple[str, str]]) -> None:
         """The conversation so far is ``messages`` (role and text: system, user, assistant). System texts are the instructions."""

@@ -54,6 +54,9 @@ class SessionHooks(Protocol):
     def on_start(self) -> Any:
         """The client is ready."""
 
+    def on_move(self) -> Any:
+        """The session goes on here."""
+
     def on_turn(self, turn: int, text: str, source: str) -> Any:
         """The user's ``turn`` is settled: a str, an async iterator of str, or None for the model to answer."""
 
@@ -68,7 +71,7 @@ class BotHooks(Protocol):
     """As it is told in errors."""
     instructions: str
     overrides: frozenset[str]
-    """Which of on_start, on_turn and on_end the application wrote ..."""
+    """Which of on_start, on_move, on_turn and on_end the application wrote ..."""
     blocking: frozenset[str]
     """... and which of these are plain functions, that run in a thread of the pool."""
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from rtvi_actors.engines.pool import EngineClient
 from rtvi_actors.errors import EngineError, SessionClosedError
-from rtvi_actors.frames.types import Attach, ClientMessage, Error, Frame, Role, SessionEnd, TurnRequest
+from rtvi_actors.frames import snapshot
+from rtvi_actors.frames.snapshot import Snapshot
+from rtvi_actors.frames.types import Attach, ClientMessage, Error, Frame, Moved, Remembered, Role, SessionEnd, TurnRequest
 from rtvi_actors.llm import turns
 from rtvi_actors.llm.answer import Answer
 from rtvi_actors.llm.context import Context
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 
 BOT_LOADER = "rtvi_actors.bot:load_hooks"
 """Who knows the bots. They are above this room, so it is found by name."""
+NEW = Snapshot(0, False, [])
+"""Of a session that begins."""
 END_TIMEOUT_S = 1.0
 """Longest wait for on_end, and then for the bot's thread."""
 
@@ -58,7 +62,8 @@ class LlmStages:
         name = attach.bot or config.bot.class_
         if name != config.bot.class_:
             config = config.replace(bot={"class": name, "instructions": ""})
-        return LlmStage(port, config, self._bot(name), body=json.loads(attach.body or b"{}"))
+        earlier = snapshot.decode(attach.snapshot)
+        return LlmStage(port, config, self._bot(name), body=json.loads(attach.body or b"{}"), earlier=earlier)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -84,25 +89,28 @@ class LlmStage:
         bot: BotHooks,
         hook_thread: Callable[[str, str], HookThread] = HookThread,
         body: Mapping[str, Any] | None = None,
+        earlier: Snapshot = NEW,
     ) -> None:
         self.session = port.session
         self.body = body or {}
         self._make_thread = hook_thread
         self.context = Context(config.bot.instructions or bot.instructions)
+        self.context.take_over(earlier.conversation)
         self._port = port
         self._config = config.llm
         self._open_timeout_s = config.scheduler.attach_deadline_ms / 1_000
         self._bot = bot
         self._engine = EngineClient(port, "llm", LlmRequest, LlmPiece)
-        self._table = turns.TurnTable(config.llm.speculate and "on_turn" not in bot.overrides)
+        self._table = turns.TurnTable(config.llm.speculate and "on_turn" not in bot.overrides, earlier.turn)
         self._says = Says(lambda request: port.send("speaking", TurnRequest(request=request, source="say", interrupt=False)))
         self._answers: dict[int, Answer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._thread: HookThread | None = None
         self._hooks: SessionHooks | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._started = False
-        self._newest_turn = 0
+        self._started = earlier.started
+        self._moved = False
+        self._newest_turn = earlier.turn
         """Of those that the bot has begun to answer."""
         self._silent = False
         """A test wants answers as text only."""
@@ -124,6 +132,8 @@ class LlmStage:
             async with asyncio.timeout(self._open_timeout_s):
                 self._hooks = await thread.run("__init__", partial(self._bot.open, self), blocking=False)
             self._thread = thread
+            if self._started and "on_move" in self._bot.overrides:
+                self._port.spawn(self._tell_begin("on_move", self._hooks), "on_move")
         except BaseException as error:
             await thread.close(0.1)
             if isinstance(error, TimeoutError):
@@ -136,6 +146,9 @@ class LlmStage:
             return
         if isinstance(frame, ClientMessage):
             self._take_message(frame)
+            return
+        if isinstance(frame, Moved):
+            self._moved = True
             return
         self._do(self._table.handle(frame, self._port.now_ms()))
 
@@ -150,6 +163,11 @@ class LlmStage:
             case "eval-context":
                 self.context.replace([(role, text) for role, text in json.loads(message.data)["messages"]])
 
+    @property
+    def open_requests(self) -> int:
+        """What its engine has not answered to the end."""
+        return self._engine.open_requests
+
     def peer_lost(self, role: Role) -> None:
         """Who played ``role`` is gone."""
         self._engine.lost(role)
@@ -160,7 +178,7 @@ class LlmStage:
         self._says.close()
         if self._thread is None:
             return
-        if self._hooks is not None and self._started and "on_end" in self._bot.overrides:
+        if self._hooks is not None and self._started and not self._moved and "on_end" in self._bot.overrides:
             try:
                 async with asyncio.timeout(END_TIMEOUT_S):
                     await self._run_hook("on_end", self._hooks)
@@ -196,6 +214,11 @@ class LlmStage:
     # ---------------------------------------------------------------------------------------------------- what to do
 
     def _do(self, commands: list[turns.Command]) -> None:
+        self._carry_out(commands)
+        if any(isinstance(command, turns.Commit | turns.Heard | turns.Note) for command in commands):
+            self._port.send("edge", Remembered(snapshot.encode_conversation(self.context.told())))
+
+    def _carry_out(self, commands: list[turns.Command]) -> None:
         for command in commands:
             match command:
                 case turns.Begin():
@@ -320,11 +343,11 @@ class LlmStage:
         if not self._started:
             self._started = True
             if self._hooks is not None and "on_start" in self._bot.overrides:
-                self._port.spawn(self._tell_start(self._hooks), "on_start")
+                self._port.spawn(self._tell_begin("on_start", self._hooks), "on_start")
 
-    async def _tell_start(self, hooks: SessionHooks) -> None:
+    async def _tell_begin(self, hook: str, hooks: SessionHooks) -> None:
         try:
-            await self._run_hook("on_start", hooks)
+            await self._run_hook(hook, hooks)
         except EngineError as error:
             self._port.send("edge", Error(scope="turn", retryable=False, text=str(error)))
 

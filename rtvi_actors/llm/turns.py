@@ -69,11 +69,13 @@ MAX_TEXTS = 32
 
 
 class TurnTable:
-    """What is known of the turns of one session. ``speculate``: begin before the commit."""
+    """What is known of the turns of one session. ``speculate``: begin before the commit. ``last_turn``: of those that another
+    actor has seen, all over.
+    """
 
-    def __init__(self, speculate: bool) -> None:
+    def __init__(self, speculate: bool, last_turn: int = 0) -> None:
         self._speculate = speculate
-        self._fence = 0
+        self._fence = last_turn + 1 if last_turn else 0
         self._turns: dict[int, TurnRecord] = {}
         self._texts: dict[str, ClientText] = {}
         self._requests: dict[str, int] = {}

@@ -49,6 +49,7 @@ KINDS: dict[str, Kind] = {
     "links": Kind("sum", "links", "Links to other actors that are up."),
     "link_waiting_bytes": Kind("sum", "link_waiting_bytes", "What the links' sockets have not taken yet."),
     "link_dropped_s": Kind("counter", "link_audio_dropped_seconds", "User audio dropped since a link did not take it."),
+    "links_refused": Kind("counter", "link_connections_refused", "Connections for links that were hung up on."),
     "credits_waiting": Kind("sum", "credit_waits", "Sends that wait for their receiver's credit."),
     "stage_failures": Kind("counter", "stage_failures", "Frames that a stage failed on."),
     "engine_in_flight": Kind("sum", "engine_requests_in_flight", "Requests that engines work on, or that wait for them."),

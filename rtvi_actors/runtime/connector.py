@@ -1,4 +1,7 @@
-"""How two processes meet: a Unix socket that is listened on or dialled, a Hello each way, two connections joined to a pair.
+"""How two processes meet: a socket that is listened on or dialled, a Hello each way, two connections joined to a pair.
+
+On one node that is a Unix socket in a folder that nobody else may enter. From another node it is TCP, see ``network``: both sides
+prove first that they hold the app's key.
 
 The dialler opens both connections and says Hello on each. The listener answers when it has both, so that whoever gets an answer
 knows that the other side is complete.
@@ -16,15 +19,17 @@ import time
 import uuid
 from collections.abc import Callable
 
-from rtvi_actors.errors import ConfigError, ProtocolError
+from rtvi_actors.errors import AuthError, ConfigError, ProtocolError
 from rtvi_actors.frames.codec import encode
 from rtvi_actors.frames.types import VERSION, Hello, Lane
 from rtvi_actors.runtime.link import READ_BYTES, Connection
+from rtvi_actors.runtime.network import Network, Socket
 
 log = logging.getLogger(__name__)
 
 HELLO_TIMEOUT_S = 2.0
 """For both connections of a pair to say who they are."""
+COMPLAINT_PERIOD_S = 1.0
 MAX_PATH_BYTES = 107
 MAX_GREETING = 128
 """Connections that are not joined yet; more are closed at once."""
@@ -37,23 +42,36 @@ Pair = tuple[Hello, Connection, Connection]
 class Connector:
     """Makes pairs of connections. ``on_pair`` gets those that others dialled; :meth:`dial` returns its own."""
 
-    def __init__(self, name: str, node: str, on_pair: Callable[[Hello, Connection, Connection], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        node: str,
+        on_pair: Callable[[Hello, Connection, Connection], None],
+        network: Network | None = None,
+    ) -> None:
+        self.refused = 0
+        """Connections that were hung up on: strangers, and peers that came to nothing."""
         self._name = name
         self._node = node
         self._on_pair = on_pair
+        self._network = network
         self._read_buffer = memoryview(bytearray(READ_BYTES))
-        self._listener: socket.socket | None = None
+        self._listeners: list[socket.socket] = []
         self._path = ""
         self._inode = 0
+        self._complained = 0.0
         self._greeting: set[Connection] = set()
         self._halves: dict[tuple[str, str], _Half] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def listen(self, path: str) -> None:
-        """Listen at ``path``. A socket file left there by a dead process is replaced.
+    def listen(self, path: str) -> str:
+        """Listen at ``path``, replacing a socket file that a dead process left there; and on a TCP port, if there is a network.
+
+        Returns:
+            the address for peers on other nodes, ``HOST:PORT``, or "".
 
         Raises:
-            ConfigError: the path is too long, taken by something else, or in a folder that others may enter.
+            ConfigError: the path is too long, taken by something else, or in a folder that others may enter; or no port is free.
         """
         _prepare(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -66,22 +84,36 @@ class Connector:
             listener.close()
             raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
         self._path = path
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept)
+        self._listeners.append(listener)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, None)
+        if self._network is None:
+            return ""
+        try:
+            return self._listen_on(self._network)
+        except BaseException:
+            self._hang_up_listeners()
+            raise
 
-    async def dial(self, peer: str, path: str) -> Pair:
-        """A pair of connections to ``peer``, which listens at ``path``. Cancelling leaves nothing open.
+    def _listen_on(self, network: Network) -> str:
+        listener = network.listen()
+        self._listeners.append(listener)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener, network)
+        host, port = listener.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def dial(self, peer: str, where: str) -> Pair:
+        """A pair of connections to ``peer``, which listens at the path or HOST:PORT ``where``. Cancelling leaves nothing open.
 
         Raises:
             OSError: nobody listens there, or it hung up.
-            ProtocolError: no proper hello of ``peer`` came within its time.
+            ProtocolError: no proper hello of ``peer`` came within its time; AuthError: it has another key.
         """
         pair = uuid.uuid4().hex
         connections: list[Connection] = []
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 for lane in LANES:
-                    connections.append(self._connect(path))
+                    connections.append(await self._connect(where))
                     self._say_hello(connections[-1], lane, pair)
                 for lane, connection in zip(LANES, connections, strict=True):
                     hello = await connection.hello()
@@ -98,35 +130,63 @@ class Connector:
 
     async def close(self) -> None:
         """Listen no more, remove the socket file, hang up on those who are not joined. Pairs already made stay."""
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
-            _remove(self._path, self._inode)
+        self._hang_up_listeners()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._greeting):
             self._hang_up(connection)
 
+    def _hang_up_listeners(self) -> None:
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        if self._listeners:
+            self._listeners.clear()
+            _remove(self._path, self._inode)
+
     # ------------------------------------------------------------------------------------------------ being dialled
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket, network: Network | None) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
             # Out of descriptors, most likely: a later try may find some.
             log.error("%s cannot accept a connection: %s", self._name, error)
             return
-        if len(self._greeting) >= MAX_GREETING:
+        if len(self._tasks) >= MAX_GREETING:
             sock.close()
+            self.refused += 1
             return
-        task = asyncio.create_task(self._greet(self._adopt(sock)), name=f"{self._name} greets")
+        greeting = self._greet(self._adopt(sock)) if network is None else self._admit(sock, str(address[0]), network)
+        task = asyncio.create_task(greeting, name=f"{self._name} greets")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _admit(self, sock: socket.socket, address: str, network: Network) -> None:
+        """Let a connection of another node in that proves itself in time, and greet it."""
+        admitted = False
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                link = await network.admit(sock, we_dial=False)
+            admitted = True
+        except (OSError, AuthError) as error:
+            self._refuse(address, str(error) or f"no proof within {HELLO_TIMEOUT_S} s")
+        finally:
+            if not admitted:
+                sock.close()
+        if admitted:
+            await self._greet(self._adopt(link, remote=True))
+
+    def _refuse(self, address: str, reason: str) -> None:
+        """Count a stranger; say so once in a while, lest who knocks on and on fills the log."""
+        self.refused += 1
+        now_s = time.monotonic()
+        if now_s - self._complained > COMPLAINT_PERIOD_S:
+            self._complained = now_s
+            log.warning("%s refuses a connection from %s: %s (%d refused so far)", self._name, address, reason, self.refused)
 
     async def _greet(self, connection: Connection) -> None:
         """Wait for the hello, then until the other connection of the pair has joined, all within the time for it."""
@@ -142,6 +202,7 @@ class Connector:
                     self._join(other, _Half(hello, connection))
         except (OSError, ProtocolError) as error:
             if connection in self._greeting:
+                self.refused += 1
                 log.warning("%s refuses a connection: %s", self._name, str(error) or f"no pair within {HELLO_TIMEOUT_S} s")
         finally:
             if connection in self._greeting:
@@ -169,19 +230,23 @@ class Connector:
 
     # ------------------------------------------------------------------------------------------------------ either way
 
-    def _connect(self, path: str) -> Connection:
+    async def _connect(self, where: str) -> Connection:
+        if not where.startswith("/"):
+            if self._network is None:
+                raise ProtocolError("this process has no links to other nodes")
+            return self._adopt(await self._network.dial(where), remote=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # A Unix socket connects at once or, with a full backlog, not at all: never half.
             sock.setblocking(False)
-            sock.connect(path)
+            sock.connect(where)
         except OSError:
             sock.close()
             raise
         return self._adopt(sock)
 
-    def _adopt(self, sock: socket.socket) -> Connection:
-        connection = Connection(sock, self._read_buffer)
+    def _adopt(self, sock: Socket, *, remote: bool = False) -> Connection:
+        connection = Connection(sock, self._read_buffer, remote=remote)
         self._greeting.add(connection)
         return connection
 
@@ -204,7 +269,7 @@ class _Half:
 
 
 def check_path(path: str) -> None:
-    """Raise ConfigError when ``path`` is longer than the name of a Unix socket can be."""
+    """Raise ConfigError when ``path`` is longer than the name of a Unix socket can be. HOST:PORT never is."""
     size_bytes = len(os.fsencode(path))
     if size_bytes > MAX_PATH_BYTES:
         raise ConfigError(f"the path of a socket has {size_bytes} bytes, {MAX_PATH_BYTES} are possible: {path}")

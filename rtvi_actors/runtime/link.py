@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +21,9 @@ from typing import Literal
 from rtvi_actors.errors import FrameDecodeError, ProtocolError, VersionError
 from rtvi_actors.frames.codec import FrameDecoder, encode
 from rtvi_actors.frames.types import VERSION, Audio, Frame, Hello, Lane, Ping
+from rtvi_actors.runtime.clocks import PeerClock
 from rtvi_actors.runtime.mailbox import Outbox
+from rtvi_actors.runtime.network import Socket
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +41,16 @@ class Connection:
     """One connected socket that carries frames. All methods but :meth:`ping` belong to the event loop's thread.
 
     At first only one frame is read, for :meth:`hello`; what follows waits for :meth:`start`.
+
+    Attributes:
+        remote: the peer is on another node, with a clock of its own.
+        heard_ping: when the peer sent its last ping, on its clock, and when it came; for the heartbeat's thread.
     """
 
-    def __init__(self, sock: socket.socket, read_buffer: memoryview) -> None:
+    def __init__(self, sock: Socket, read_buffer: memoryview, *, remote: bool = False) -> None:
         sock.setblocking(False)
+        self.remote = remote
+        self.heard_ping = (0, 0)
         # Which lane it is, only the hello says; until then nothing but our own hello is sent.
         self.outbox = Outbox("control")
         self.last_heard_ns = time.monotonic_ns()
@@ -256,6 +264,7 @@ class Link:
         frames_in: frames received, pings not counted.
         frames_out: frames sent or waiting to be.
         peer_lag_ms: how late the peer's event loop ran, by its last ping.
+        clock: the peer's, where it is on another node.
     """
 
     def __init__(
@@ -272,6 +281,7 @@ class Link:
         self.frames_in = 0
         self.frames_out = 0
         self.peer_lag_ms = 0
+        self.clock = PeerClock() if control.remote else None
         self.state: Literal["up", "down"] = "up"
         self._on_frame = on_frame
         self._on_down = on_down
@@ -322,12 +332,20 @@ class Link:
         self.data.close(reason)
         self._on_down(self, reason)
 
+    def _take_ping(self, ping: Ping) -> None:
+        now_ns = self._last_ping_ns = time.monotonic_ns()
+        self.peer_lag_ms = ping.loop_lag_ms
+        if self.clock is not None:
+            self.clock.ping(ping.sent_ns, ping.echo_ns, ping.held_ns, now_ns)
+            self.control.heard_ping = (ping.sent_ns, now_ns)
+
     def _receive(self, frame: Frame) -> None:
         if type(frame) is Ping:
-            self._last_ping_ns = time.monotonic_ns()
-            self.peer_lag_ms = frame.loop_lag_ms
+            self._take_ping(frame)
             return
         self.frames_in += 1
+        if self.clock is not None:
+            frame = dataclasses.replace(frame, sent_ns=self.clock.ours_ns(frame.sent_ns, time.monotonic_ns()))
         try:
             self._on_frame(self.peer.name, frame)
         except Exception:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from typing import Any
 
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError
 from rtvi_actors.observe import log
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import loop_watch
+from rtvi_actors.runtime.supervise import start_time_of
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -41,6 +43,12 @@ def set_up(name: str, config: Config) -> None:
     """What every actor does first: its log goes to stderr, and loops that stand still are noticed."""
     log.set_up(name, config.app.log_level, config.app.log_format)
     loop_watch.set_limit(config.observe.lag_ms)
+
+
+def identity() -> dict[str, Any]:
+    """``{pid, started_at}``: what a supervisor on this node knows this process by."""
+    pid = os.getpid()
+    return {"pid": pid, "started_at": start_time_of(pid)}
 
 
 def usage() -> Figures:

@@ -160,6 +160,15 @@ class SessionPort:
         alone = chosen is None and not any(self._links.connected(name) for name in self._route[role])
         return role if alone else None
 
+    def reroute(self, other: SessionPort) -> None:
+        """Go on where ``other`` was opened, with its epoch and its actors. Who waits for credit of the old ones waits no more."""
+        for gate in self._gates.values():
+            gate.close()
+        self._gates = {}
+        self.epoch = other.epoch
+        self._route, self._roles, self._chosen = other._route, other._roles, other._chosen
+        self._used, self._seq = other._used, other._seq
+
     def credited(self, peer: str, credit: Credit) -> None:
         """A Credit frame came from ``peer``. One for an unknown stream is logged and dropped."""
         role = self._roles.get(peer)

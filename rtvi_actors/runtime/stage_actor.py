@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
+import time
 from typing import Any
 
 from rtvi_actors.config import Config
@@ -17,35 +17,50 @@ from rtvi_actors.errors import SessionLostError
 from rtvi_actors.frames.types import Frame
 from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime import process
+from rtvi_actors.runtime.network import Network
 from rtvi_actors.runtime.stage_host import SessionHost
 from rtvi_actors.runtime.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 10.0
+QUIET_DEADLINE_S = 5.0
+"""An answer that goes on for longer than this, or others that begin all the time, do not hold up the change to another engine."""
+QUIET_POLL_S = 0.01
 
 
 class StageActor:
     """Hosts up to ``limit`` sessions of ``role``. ``name`` is the actor's on the links, ``path`` its Unix socket.
 
-    ``host_class``: ``module:Class`` of the StageHost; ``config``: ``Config.to_dict()``. Everything happens in :meth:`start`, so
-    that an error reaches whoever calls it as what it is.
+    ``network``: its way to other nodes. ``host_class``: ``module:Class`` of the StageHost; ``config``: ``Config.to_dict()``.
+    Everything happens in :meth:`start`, so that an error reaches whoever calls it as what it is.
     """
 
-    def __init__(self, role: str, name: str, path: str, node: str, host_class: str, config: dict[str, Any], limit: int) -> None:
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        path: str,
+        node: str,
+        host_class: str,
+        config: dict[str, Any],
+        limit: int,
+        network: Network | None = None,
+    ) -> None:
         self._role = role
         self._name = name
         self._path = path
         self._node = node
         self._host_class = host_class
         self._config = config
+        self._network = network
         self._limit = limit
         self._stopped = asyncio.Event()
         self._host: SessionHost | None = None
         self._switchboard: Switchboard | None = None
 
     async def start(self) -> dict[str, Any]:
-        """Import the stage, load what its sessions share, listen. Returns ``{pid, node, name, path}``.
+        """Import the stage, load what its sessions share, listen. Returns ``{pid, started_at, node, name, path, address}``.
 
         Raises:
             ConfigError: the host class or the configuration cannot be used.
@@ -62,6 +77,7 @@ class StageActor:
             on_frame=self._on_frame,
             on_peer=self._on_peer,
             on_overflow=self._on_overflow,
+            network=self._network,
         )
         deadline_ms = config.scheduler.attach_deadline_ms
         self._host = SessionHost(self._role, stages, switchboard, limit=self._limit, open_deadline_ms=deadline_ms)
@@ -72,12 +88,17 @@ class StageActor:
             raise
         self._switchboard = switchboard
         log.debug("listening on %s", self._path)
-        return {"pid": os.getpid(), "node": self._node, "name": self._name, "path": self._path}
+        return process.identity() | {
+            "node": self._node,
+            "name": self._name,
+            "path": self._path,
+            "address": switchboard.address,
+        }
 
     async def connect(
         self, peers: dict[str, str], spares: dict[str, str] | None = None, deadline_s: float = CONNECT_DEADLINE_S
     ) -> None:
-        """Dial ``peers`` and ``spares`` (name -> socket path) and wait until all links to ``peers`` are up.
+        """Dial ``peers`` and ``spares`` (name -> path or HOST:PORT) and wait until all links to ``peers`` are up.
 
         Raises:
             SessionLostError: not all of them answered in time. Dialling goes on.
@@ -89,6 +110,21 @@ class StageActor:
             await switchboard.wait_connected(list(peers), deadline_s)
         except TimeoutError as error:
             raise SessionLostError(str(error)) from None
+
+    async def redial(self, peer: str, where: str) -> None:
+        """The engine ``peer`` runs at ``where`` now: change over when nothing is asked of it, or after 5 s, and wait for the link.
+
+        Raises:
+            SessionLostError: it does not answer there in time. Dialling goes on.
+        """
+        deadline_s = time.monotonic() + QUIET_DEADLINE_S
+        while self._host is not None and self._host.open_requests and time.monotonic() < deadline_s:
+            await asyncio.sleep(QUIET_POLL_S)
+        await self.connect({peer: where})
+
+    async def undial(self, peer: str) -> None:
+        """Dial ``peer`` no more, and close the link to it."""
+        self._open_switchboard().undial(peer)
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The sessions hosted now."""

@@ -134,6 +134,11 @@ class SessionHost:
             for hosted in self._sessions.values()
         ]
 
+    @property
+    def open_requests(self) -> int:
+        """What engines have not answered to the end, of those stages that ask any (they have a property ``open_requests``)."""
+        return sum(getattr(hosted.stage, "open_requests", 0) for hosted in self._sessions.values())
+
     def stage_of(self, session: str) -> Stage | None:
         """The stage of ``session``, once it is open."""
         hosted = self._sessions.get(session)

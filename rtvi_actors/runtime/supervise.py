@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 START_TIME_FIELD = 19
 """Index of a process's start time among the fields behind the command's closing bracket in ``/proc/PID/stat``."""
 
@@ -71,6 +69,8 @@ def _watch(pid: int, started: float, watched: dict[int, int], stack: contextlib.
 
 def _watch_children(pids: Sequence[int], watched: dict[int, int], stack: contextlib.ExitStack) -> None:
     """Watch also everything that ``pids``, which still run, have started."""
+    import psutil  # here: a stage process imports this module for start_time_of, and must stay small
+
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(pid).children(recursive=True):

@@ -1,4 +1,4 @@
-"""All links of one process: a Unix socket that others dial, the peers that it dials itself, and the watch over them."""
+"""All links of one process: the sockets that others dial, the peers that it dials itself, and the watch over them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rtvi_actors.observe.figures import Figures
 from rtvi_actors.runtime.connector import Connector, check_path
 from rtvi_actors.runtime.heartbeat import Heartbeat
 from rtvi_actors.runtime.link import Connection, Link
+from rtvi_actors.runtime.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +45,21 @@ class PeerStats:
     waiting_bytes: int
     ping_age_ms: int
     loop_lag_ms: int
+    round_trip_us: int
+    """To a peer on another node and back, the shortest of late; 0 on the same node, or before it is known."""
 
 
 class Switchboard:
     """The links of the process ``name``. All methods belong to the event loop's thread.
 
-    ``path``: the Unix socket to listen on; its folder is made, or must be, 0700. ``on_frame(peer, frame)`` gets every frame, in
+    ``path``: the Unix socket to listen on; its folder is made, or must be, 0700. ``network``: how other nodes are reached, and
+    reach this process; without it, they do not. ``on_frame(peer, frame)`` gets every frame, in
     order per peer and lane. ``on_peer(peer, up, reason)`` is told when a link comes up and when it is gone; a new link of the
     same name (a restarted process) ends the older one first. ``on_overflow(session, reason)``: too much waits for a peer,
     frames of the session are lost and it must end; it is called from inside :meth:`send`.
 
     Attributes:
+        address: where peers on other nodes dial, ``HOST:PORT``; "" without a network, and before :meth:`open`.
         unsent_frames: frames that were given to :meth:`send` for a peer without a link.
     """
 
@@ -67,16 +72,22 @@ class Switchboard:
         on_frame: Callable[[str, Frame], None],
         on_peer: Callable[[str, bool, str], None],
         on_overflow: Callable[[str, str], None] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.name = name
         self.path = path
+        self.address = ""
         self.unsent_frames = 0
         self._on_frame = on_frame
         self._on_peer = on_peer
         self._on_overflow = on_overflow or self._log_overflow
-        self._connector = Connector(name, node, self._add_link)
+        self._connector = Connector(name, node, self._add_link, network)
         self._links: dict[str, Link] = {}
         self._dials: dict[str, asyncio.Task[None]] = {}
+        self._dialled: dict[str, str] = {}
+        """Peer -> where it is to be dialled ..."""
+        self._linked_at: dict[str, str] = {}
+        """... and where its link was dialled, if it was from here."""
         self._ended_dials: set[asyncio.Task[None]] = set()
         self._waiters: set[asyncio.Event] = set()
         # Replaced as a whole, never changed: the heartbeat's thread walks over it.
@@ -91,9 +102,9 @@ class Switchboard:
         """Listen, and begin to beat. A socket file left at the path by a dead process is replaced.
 
         Raises:
-            ConfigError: the path is too long, taken by something else, or in a folder that others may enter.
+            ConfigError: the path is too long, taken by something else, or in a folder that others may enter; or no port is free.
         """
-        self._connector.listen(self.path)
+        self.address = self._connector.listen(self.path)
         self._heartbeat = Heartbeat(self.name, on_tick=self._drop_silent, on_beat=self._ping_all)
 
     async def close(self) -> None:
@@ -126,22 +137,29 @@ class Switchboard:
             "links": len(links),
             "link_waiting_bytes": sum(link.waiting_bytes for link in links),
             "link_dropped_s": dropped_samples / AUDIO_RATE_HZ,
+            "links_refused": self._connector.refused,
         }
 
     # --------------------------------------------------------------------------------------------------------- peers
 
-    def dial(self, peer: str, path: str) -> None:
-        """Keep a link to ``peer``, which listens at ``path``: dial now, and again whenever it is gone, until :meth:`undial`.
+    def dial(self, peer: str, where: str) -> None:
+        """Keep a link to ``peer``, which listens at the path or HOST:PORT ``where``, until :meth:`undial`; dial again if it goes.
+
+        One that was dialled elsewhere before keeps that link until the new one is up.
 
         Raises:
             ConfigError: no socket can have this path.
         """
-        check_path(path)
+        if where.startswith("/"):
+            check_path(where)
         self._stop_dialling(peer)
-        self._dials[peer] = asyncio.create_task(self._keep_dialled(peer, path), name=f"{self.name} dials {peer}")
+        self._dialled[peer] = where
+        self._dials[peer] = asyncio.create_task(self._keep_dialled(peer, where), name=f"{self.name} dials {peer}")
 
     def undial(self, peer: str) -> None:
         """Stop dialling ``peer`` and close the link to it. Harmless when it was never dialled."""
+        self._dialled.pop(peer, None)
+        self._linked_at.pop(peer, None)
         if self._stop_dialling(peer) and peer in self._links:
             self._links[peer].close("undialled")
 
@@ -150,7 +168,7 @@ class Switchboard:
         return peer in self._links
 
     async def wait_connected(self, peers: Iterable[str], timeout_s: float) -> None:
-        """Wait until there are links to all ``peers`` at once.
+        """Wait until there are links to all ``peers`` at once, to where they were dialled last.
 
         Raises:
             TimeoutError: there are not after ``timeout_s``; the text names those that are missing.
@@ -160,11 +178,11 @@ class Switchboard:
         self._waiters.add(changed)
         try:
             async with asyncio.timeout(timeout_s):
-                while not all(map(self.connected, wanted)):
+                while not all(map(self._settled, wanted)):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
-            missing = ", ".join(peer for peer in wanted if not self.connected(peer))
+            missing = ", ".join(peer for peer in wanted if not self._settled(peer))
             raise TimeoutError(f"no link from {self.name} to {missing} within {timeout_s} s") from None
         finally:
             self._waiters.discard(changed)
@@ -172,6 +190,10 @@ class Switchboard:
     def peers(self) -> dict[str, PeerStats]:
         """The connected peers."""
         return {name: _stats(link) for name, link in self._links.items()}
+
+    def _settled(self, peer: str) -> bool:
+        """Whether the link to ``peer`` is up, and none to where it was before."""
+        return peer in self._links and self._linked_at.get(peer) == self._dialled.get(peer)
 
     # ------------------------------------------------------------------------------------------------------- sending
 
@@ -196,16 +218,18 @@ class Switchboard:
 
     def _add_link(self, hello: Hello, control: Connection, data: Connection) -> None:
         older = self._links.get(hello.name)
-        if older is not None:
-            older.close("replaced by a new link")
         link = Link(hello, control, data, self._on_frame, self._remove_link)
         self._links[hello.name] = link
         self._links_changed()
         link.start()
+        if older is not None:
+            # The new one is there already: what the loss of the older one makes somebody send goes this way.
+            older.close("replaced by a new link")
         self._tell_peer(hello.name, True, "connected")
 
     def _remove_link(self, link: Link, reason: str) -> None:
-        del self._links[link.peer.name]
+        if self._links.get(link.peer.name) is link:
+            del self._links[link.peer.name]
         self._dropped_samples += _stats(link).dropped_samples
         self._links_changed()
         self._tell_peer(link.peer.name, False, reason)
@@ -224,18 +248,20 @@ class Switchboard:
         except Exception:
             log.exception("%s: told that %s is %s", self.name, peer, "up" if up else "down")
 
-    async def _keep_dialled(self, peer: str, path: str) -> None:
+    async def _keep_dialled(self, peer: str, where: str) -> None:
         told = ""
         while True:
-            if not self.connected(peer):
+            if not self._settled(peer):
                 try:
-                    self._add_link(*await self._connector.dial(peer, path))
+                    pair = await self._connector.dial(peer, where)
+                    self._linked_at[peer] = where
+                    self._add_link(*pair)
                     told = ""
                 except (FileNotFoundError, ConnectionRefusedError):
                     told = ""  # Not up yet, or restarting: no news.
                 except (OSError, ProtocolError) as error:
                     if str(error) != told:
-                        log.warning("%s cannot reach %s at %s: %s", self.name, peer, path, error)
+                        log.warning("%s cannot reach %s at %s: %s", self.name, peer, where, error)
                     told = str(error)
             await asyncio.sleep(REDIAL_S)
 
@@ -252,9 +278,16 @@ class Switchboard:
 
     def _ping_all(self, loop_lag_ms: int) -> None:
         """On the heartbeat's thread."""
-        data = self._ping_encoder.encode(Ping(loop_lag_ms), time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        data = self._ping_encoder.encode(Ping(loop_lag_ms), now_ns)
         for connection in self._pinged:
-            connection.ping(data)
+            connection.ping(self._echo(connection, loop_lag_ms, now_ns) if connection.remote else data)
+
+    def _echo(self, connection: Connection, loop_lag_ms: int, now_ns: int) -> bytes:
+        """A ping from which a peer on another node learns how far our clocks are apart."""
+        sent_ns, came_ns = connection.heard_ping
+        held_ns = max(0, now_ns - came_ns) if sent_ns else 0
+        return self._ping_encoder.encode(Ping(loop_lag_ms, sent_ns, held_ns), now_ns)
 
     def _drop_silent(self) -> None:
         for link in list(self._links.values()):
@@ -276,4 +309,5 @@ def _stats(link: Link) -> PeerStats:
         waiting_bytes=sum(outbox.size_bytes for outbox in outboxes),
         ping_age_ms=int(link.ping_age_ms()),
         loop_lag_ms=link.peer_lag_ms,
+        round_trip_us=(link.clock.round_trip_ns or 0) // 1_000 if link.clock is not None else 0,
     )

@@ -1,18 +1,17 @@
 """The scheduler: a named Ray actor that starts engines, edges and stage groups, gives out places, and replaces what dies.
 
-It runs on one event loop; ``admission`` holds the table and decides, ``warm_pool`` makes and ends processes. The path of a client
-that connects is one call, :meth:`Scheduler.admit`, which only looks at the table.
+It runs on one event loop; ``admission`` holds the table of places, ``placement`` that of the nodes, both pure; ``replicas``,
+``edges`` and ``group_pool`` carry out what they decide. The path of a client that connects is one call, :meth:`Scheduler.admit`,
+which only looks at the table.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +19,61 @@ import ray
 
 from rtvi_actors.config import Config
 from rtvi_actors.edge.sessions import RESERVED_S
-from rtvi_actors.errors import CapacityError, RtviActorsError
+from rtvi_actors.errors import CapacityError, ConfigError
 from rtvi_actors.observe.figures import Figures, RoleFigures
 from rtvi_actors.runtime import process
 from rtvi_actors.runtime.heartbeat import Heartbeat
-from rtvi_actors.runtime.supervise import end_processes
-from rtvi_actors.scheduler.admission import Admissions
-from rtvi_actors.scheduler.shares import EngineShares
-from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGroup, Starter, as_coroutine, kill
+from rtvi_actors.scheduler import replicas
+from rtvi_actors.scheduler.admission import Admissions, Place
+from rtvi_actors.scheduler.edges import Edges
+from rtvi_actors.scheduler.group_pool import GroupPool
+from rtvi_actors.scheduler.nodes import NodeFacts, Nodes
+from rtvi_actors.scheduler.placement import Device, Node, Placement, check
+from rtvi_actors.scheduler.replicas import Replicas
+from rtvi_actors.scheduler.upkeep import Site, Upkeep
+from rtvi_actors.scheduler.warm_pool import Member, Starter, kill
 
 log = logging.getLogger(__name__)
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_DEADLINE_S = 5.0
 """An actor that does not answer for this long is killed and replaced. Links find a frozen one sooner, while it has a session."""
-RESTART_PAUSE_S = 1.0
-QUIET_POLL_S = 0.1
+EDGE_DEADLINE_S = 1.0
+"""For an edge to answer another one's question: less than an edge waits for the scheduler."""
 DRAIN_POLL_S = 0.1
-
-ENGINE_CLASSES = {"stt": "SttEngine", "llm": "LlmEngine", "tts": "TtsEngine"}
+MOVE_DEADLINE_S = 30.0
+"""How long a session that is to move may talk without a pause between two turns; then its client is told that it ends."""
+GPU_MEMORY_LABEL = "rtvi-gpu-memory-gb"
+"""Label of a node that says how much memory each of its GPUs has; without it, the driver is asked."""
+UNKNOWN_DEVICE_BYTES = 10**15
+"""Memory of a GPU of which nobody knows it: only shares count there."""
 
 
 class Scheduler:
-    """See the module. All methods are coroutines on the actor's one event loop, so the table needs no lock."""
+    """See the module. All methods are coroutines on the actor's one event loop, so the tables need no lock.
 
-    def __init__(self, config: dict[str, Any], folder: str, namespace: str) -> None:
+    ``several``: the app may use all nodes of the cluster, not only the scheduler's.
+    """
+
+    def __init__(self, config: dict[str, Any], folder: str, namespace: str, several: bool = False) -> None:
         self._config = Config.from_dict(config)
         self._name = f"{self._config.app.name}/scheduler"
         process.set_up(self._name, self._config)
-        self._namespace = namespace
+        self._nodes = Nodes(self._config, namespace, Path(folder), several=several)
+        self._placement = Placement()
+        starter = Starter(self._config, namespace, self._nodes)
+        self._upkeep = Upkeep()
+        site = Site(self._config, self._nodes, self._placement, starter, self._upkeep)
         self._table = Admissions(self._config.scheduler)
-        self._node = ray.get_runtime_context().get_node_id()[:8]
-        self._starter = Starter(self._config, namespace, Path(folder), self._node)
-        self._engines: dict[str, list[Member]] = {}
-        """Kind -> its replicas."""
-        self._shares = EngineShares()
-        self._edges: dict[str, Member] = {}
-        self._groups: dict[str, StageGroup] = {}
-        self._group_numbers = itertools.count()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+        self._replicas = Replicas(site, self._engine_up, self._engine_gone)
+        self._edges = Edges(site, self._table, namespace, lambda session: self._give_back(session, clean=False))
+        self._pool = GroupPool(site, self._table, self._replicas, self._edges.up)
         self._draining = False
+        self._drained: set[str] = set()
+        """Nodes of which Ray said that it drains them."""
+        self._lacking = False
+        """The autoscaler was asked for nodes."""
         self._stopped = asyncio.Event()
-        self._refill = asyncio.Event()
-        self._first_ready = asyncio.Event()
-        self._fault: RtviActorsError | None = None
         self._figures = RoleFigures()
         self._watch: Heartbeat | None = None
 
@@ -77,18 +86,21 @@ class Scheduler:
             ``{"url": the first edge's address, "edges": [...]}``.
 
         Raises:
+            PlacementError: the engines do not fit on the nodes; says what is missing. Nothing was started.
             RtviActorsError: whatever keeps it from starting, as the actor concerned raised it. Nothing is left then.
         """
         try:
+            await self._look_at_nodes()
+            check(replicas.needs(self._config), self._placement.nodes)
             async with asyncio.TaskGroup() as tasks:
-                # The edge first: a port in use should be told before a model is loaded.
-                tasks.create_task(self._start_edges(), name="start edges")
-                for member in self._engine_members():
-                    tasks.create_task(self._start_engine(member), name=f"start {member.name}")
-            self._spawn(self._keep_pool(), "keep pool")
-            await self._first_ready.wait()
-            if self._fault is not None:
-                raise self._fault
+                # The edges first: a port in use should be told before a model is loaded.
+                tasks.create_task(self._edges.start(self._pool), name="start edges")
+                for member in self._replicas.members():
+                    tasks.create_task(self._replicas.start(member), name=f"start {member.name}")
+            self._upkeep.spawn(self._pool.keep(), "keep pool")
+            await self._pool.ready.wait()
+            if self._pool.fault is not None:
+                raise self._pool.fault
         except BaseException as error:
             await self.stop()
             if isinstance(error, BaseExceptionGroup):
@@ -96,8 +108,8 @@ class Scheduler:
             raise
         # Not before: starting imports modules here, which nobody waits for.
         self._watch = Heartbeat(self._name, on_tick=_nothing, on_beat=_nothing)
-        self._spawn(self._check_health(), "check health")
-        return {"url": self._url(), "edges": [edge.facts for edge in self._edges.values()]}
+        self._upkeep.spawn(self._check_health(), "check health")
+        return {"url": self._edges.url(), "edges": [edge.facts for edge in self._edges.members()]}
 
     async def drain(self, timeout_s: float) -> int:
         """Admit nobody more and wait until all sessions are over. They may go on for ``timeout_s``, then their bots finish.
@@ -105,37 +117,76 @@ class Scheduler:
         Returns:
             how many are left: those of an edge that does not answer. The app goes on; :meth:`stop` ends it. May be repeated.
         """
-        await self._first_ready.wait()
-        self._draining = True
+        await self._pool.ready.wait()
+        self._draining = self._pool.paused = True
         log.info("draining: %d sessions may go on for %g s", len(self._table.places()), timeout_s)
-        # One that is being started again has no sessions.
-        up = [edge for edge in self._edges.values() if edge.running is not None]
-        told = [asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in up]
-        if told:
-            await asyncio.wait(told, timeout=HEALTH_DEADLINE_S)
-        deadline = time.monotonic() + drain_limit_s(self._config, timeout_s)
-        while self._table.places() and time.monotonic() < deadline and not self._stopping.is_set():
-            await asyncio.sleep(DRAIN_POLL_S)
+        await self._edges.drain(timeout_s, HEALTH_DEADLINE_S)
+        await self._until(lambda: not self._table.places(), drain_limit_s(self._config, timeout_s))
         return len(self._table.places())
+
+    async def drain_node(self, node: str, timeout_s: float) -> int:
+        """Empty ``node`` (its address, or the beginning of its id): nothing new comes to it, and what is there goes elsewhere.
+
+        Sessions may end by themselves for ``timeout_s``. Then those whose edge is on another node go on at another stage group,
+        with their context, each when nobody speaks; those whose edge is on the node are told 10 s before their end. Engines and
+        edges are started on other nodes. May be repeated; returns when the node is empty.
+
+        Returns:
+            how many sessions are left there.
+
+        Raises:
+            ConfigError: there is no such node, or it is the scheduler's, or the only one.
+        """
+        found = self._find(node)
+        log.info("draining node %s (%s)", found.id[:8], found.address)
+        self._placement.node_draining(found.id)
+        self._replicas.leaving(found.id)
+        self._pool.leave(found.id)
+        await self._edges.drain(timeout_s, HEALTH_DEADLINE_S, found.id)
+        await self._until(lambda: not self._table_on(found.id), timeout_s)
+        await self._edges.move(self._pool.sessions_on(found.id), MOVE_DEADLINE_S)
+        await self._until(lambda: not self._table_on(found.id), drain_limit_s(self._config, 0.0))
+        await self._edges.leave(found.id)
+        await self._replicas.leave(found.id)
+        left = len(self._table_on(found.id))
+        log.info("node %s is drained; %d sessions are left there", found.id[:8], left)
+        return left
+
+    def _table_on(self, node: str) -> list[str]:
+        """The sessions of which the edge or the stage group is on ``node``."""
+        edges = {edge.name for edge in self._edges.members() if edge.node == node}
+        at_edges = [place.session for place in self._table.places() if place.edge in edges]
+        return list({*self._pool.sessions_on(node), *at_edges})
+
+    def _find(self, node: str) -> Node:
+        nodes = self._placement.nodes
+        found = [each for each in nodes if node and (each.id.startswith(node) or each.address == node)]
+        known = ", ".join(f"{each.id[:8]} ({each.address})" for each in nodes)
+        if len(found) != 1:
+            raise ConfigError(f"{len(found)} nodes are meant by {node!r}; there are {known}")
+        if found[0].id == self._nodes.here:
+            raise ConfigError(f"node {node} is the scheduler's: only the whole app can be drained, with `rtvi-actors drain`")
+        return found[0]
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Wait for ``condition``, ``timeout_s`` at most."""
+        deadline = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline and not self._upkeep.stopping:
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def stop(self) -> None:
         """End all sessions and processes. Returns when none is left; 10 s at most, then they are killed."""
-        self._stopping.set()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        members = [*self._edges.values(), *self._replicas()]
-        for edge in self._edges.values():
-            if edge.handle is not None:
-                await asyncio.wait([asyncio.ensure_future(as_coroutine(edge.handle.stop.remote(2.0)))], timeout=4.0)
-        await asyncio.gather(*(group.end(force=True) for group in self._groups.values()), return_exceptions=True)
-        pids = {member.pid: member.started_at for member in members if member.pid}
-        await asyncio.to_thread(end_processes, pids, 0.0)
+        await self._upkeep.stop()
+        members = [*self._edges.members(), *self._replicas.members()]
+        await self._edges.stop()
+        await self._pool.stop()
+        by_node: dict[str, dict[int, float]] = {}
+        for member in members:
+            by_node.setdefault(member.node, {}).update(member.processes)
+        await asyncio.gather(*(self._nodes.end_processes(node, processes, 0.0) for node, processes in by_node.items()))
         for member in members:
             kill(member)
-        self._edges.clear()
-        self._engines.clear()
-        self._groups.clear()
+        await self._nodes.stop()
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
@@ -152,7 +203,7 @@ class Scheduler:
 
     async def admit(self, edge: str) -> dict[str, Any]:
         """A place for one session of ``edge``: the lease's fields, or ``{"refused": detail, "retry_after_ms": n}``."""
-        if self._stopping.is_set():
+        if self._upkeep.stopping:
             return {"refused": "the app is stopping", "retry_after_ms": 5_000}
         if self._draining:
             return {"refused": "the app is being drained", "retry_after_ms": 5_000}
@@ -161,37 +212,72 @@ class Scheduler:
             place = self._table.admit(session, edge, _now_ms())
         except CapacityError as error:
             return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
-        self._refill.set()
-        up = {kind: {member.name: member.running is not None for member in members} for kind, members in self._engines.items()}
-        asked = self._shares.take(session, up)
-        route = self._groups[place.group].route() | {f"engine/{kind}": names for kind, names in asked.items()}
-        return {"session": session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
+        self._pool.refill()
+        return self._lease(place)
+
+    async def reserve(self, edge: str, bot: str, body: bytes) -> dict[str, Any] | None:
+        """A place at another edge that has fewer sessions than ``edge``, which a client asked: ``{token, url}``, or None."""
+        other = None if self._draining else self._edges.emptier_than(edge)
+        if other is None:
+            return None
+        try:
+            token = await asyncio.wait_for(other.handle.reserve.remote(bot, body), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        return {"token": token, "url": other.facts["url"]} if token else None
+
+    async def claim(self, token: str, edge: str) -> dict[str, Any] | None:
+        """The place that another edge keeps for ``token``; it is ``edge``'s from now on. None: nobody knows the token."""
+        keeper = self._edges.numbered(token.partition(".")[0])
+        if keeper is None or keeper.name == edge:
+            return None
+        try:
+            found = await asyncio.wait_for(keeper.handle.give_up.remote(token), EDGE_DEADLINE_S)
+        except (TimeoutError, ray.exceptions.RayError):
+            return None
+        place = None if found is None else self._table.hand_over(found["session"], edge)
+        return None if found is None or place is None else {**found, "lease": self._lease(place)}
+
+    async def move(self, session: str) -> dict[str, Any]:
+        """A second place for ``session``, as :meth:`admit` gives one; :meth:`moved` must follow."""
+        try:
+            place = self._table.move(session)
+        except CapacityError as error:
+            return {"refused": error.detail, "retry_after_ms": error.retry_after_ms}
+        return self._lease(place)
+
+    async def moved(self, session: str, done: bool) -> None:
+        """``session`` goes on in its second place, or else in its first."""
+        self._pool.retire(self._table.moved(session, done=done), force=False)
+        self._pool.refill()
+
+    def _lease(self, place: Place) -> dict[str, Any]:
+        route = self._pool[place.group].route() | self._replicas.take(place.session)
+        return {"session": place.session, "epoch": 1, "route": route, "bot": self._config.bot.class_}
 
     async def release(self, session: str, clean: bool, used: bool = True) -> None:
         """Give a place back. A group that may not be used again is ended."""
         self._give_back(session, clean=clean, used=used)
 
     def _give_back(self, session: str, *, clean: bool, used: bool = True) -> None:
-        self._shares.give_back(session)
-        self._retire(self._table.release(session, clean=clean, used=used), force=not clean)
+        self._replicas.give_back(session)
+        self._pool.retire(self._table.moved(session, done=True), force=not clean)
+        self._pool.retire(self._table.release(session, clean=clean, used=used), force=not clean)
 
     async def report_lost(self, actor: str, reason: str) -> None:
         """An edge lost its link to a stage actor that was not meant to end: dead or frozen, its group is replaced."""
-        for name, group in self._groups.items():
-            if any(member.name == actor for member in group.members.values()):
-                log.warning("lost %s: %s", actor, reason)
-                self._retire(self._table.group_broken(name), force=True)
+        self._pool.lost(actor, reason)
 
     async def ready(self, edge: str) -> bool:
         """Whether a session could be admitted through ``edge`` this moment."""
-        return not self._stopping.is_set() and not self._draining and self._table.free_places(edge) > 0
+        return not self._upkeep.stopping and not self._draining and self._table.free_places(edge) > 0
 
     async def status(self) -> dict[str, Any]:
-        """Everything a person wants to know: sessions with their actors, engines, edges, groups, capacity."""
+        """Everything a person wants to know: sessions with their actors, engines, edges, groups, nodes, capacity."""
         return {
             "app": self._config.app.name,
-            "url": self._url(),
-            "node": self._node,
+            "url": self._edges.url(),
+            "node": self._nodes.here[:8],
             "draining": self._draining,
             "capacity": {
                 "sessions": len(self._table.places()),
@@ -201,219 +287,104 @@ class Scheduler:
                 "refused": self._table.refused,
             },
             "sessions": [self._session_status(place) for place in self._table.places()],
-            "groups": [
-                {"name": group.name, "state": group.state, "sessions": len(group.sessions)} for group in self._table.groups()
-            ],
-            "engines": self._engine_status(),
-            "edges": [_facts("edge", member) for member in self._edges.values()],
+            "groups": self._pool.status(),
+            "engines": self._replicas.status(),
+            "edges": self._edges.status(),
+            "nodes": [self._node_status(node) for node in self._placement.nodes],
+            "pending": self._pending(),
             "figures": self._figures.by_role(),
         }
 
-    def _engine_status(self) -> list[dict[str, Any]]:
-        sessions = self._shares.counts()
-        return [
-            _facts(kind, member) | {"sessions": sessions[member.name]}
-            for kind, members in sorted(self._engines.items())
-            for member in members
-        ]
+    def _pending(self) -> dict[str, str]:
+        """What has no node -> why."""
+        pending = {need.name: self._placement.why(need.name) for need in self._placement.pending}
+        return pending | ({"a stage group": self._pool.shortfall} if self._pool.shortfall else {})
 
-    def _session_status(self, place: Any) -> dict[str, Any]:
-        group = self._groups.get(place.group)
-        actors = {} if group is None else {role: _facts(role, member) for role, member in group.members.items()}
+    def _session_status(self, place: Place) -> dict[str, Any]:
         return {
             "session": place.session,
             "edge": place.edge,
             "group": place.group,
             "age_s": round((_now_ms() - place.since_ms) / 1_000, 1),
-            "actors": actors,
+            "actors": self._pool.actors_of(place.group),
         }
 
-    def _url(self) -> str:
-        return next((str(edge.facts.get("url", "")) for edge in self._edges.values()), "")
-
-    # ------------------------------------------------------------------------------------------------ engines, edges
-
-    def _engine_members(self) -> list[Member]:
-        """As many of each kind as are configured, not started yet."""
-        from rtvi_actors.engines import actor as engine_actor
-
-        for kind, class_name in ENGINE_CLASSES.items():
-            self._engines[kind] = [
-                self._starter.member(f"{self._config.app.name}/engine/{kind}/{number}", getattr(engine_actor, class_name))
-                for number in range(getattr(self._config, kind).replicas)
-            ]
-        return self._replicas()
-
-    def _replicas(self) -> list[Member]:
-        return [member for members in self._engines.values() for member in members]
-
-    def _engine_paths(self, *, up: bool) -> dict[str, dict[str, str]]:
-        """Role -> name -> path of those that are up, or of those that are not."""
+    def _node_status(self, node: Node) -> dict[str, Any]:
         return {
-            f"engine/{kind}": {member.name: member.path for member in members if (member.running is not None) == up}
-            for kind, members in self._engines.items()
+            "node": node.id[:8],
+            "address": node.address,
+            "cpus": node.cpus,
+            "memory_bytes": node.memory_bytes,
+            "gpus": len(node.devices),
+            "labels": dict(node.labels),
+            "draining": node.draining,
+            "sessions": len(self._pool.sessions_on(node.id)),
+            "actors": self._placement.names_on(node.id),
         }
 
-    async def _start_engine(self, member: Member) -> None:
-        kind = self._role(member.name).removeprefix("engine/")
-        settings = getattr(self._config, kind)
-        arguments = (kind, member.name, member.path, self._node, settings.backend, self._config.to_dict())
-        await self._starter.start(member, *arguments, num_gpus=settings.num_gpus)
-        self._spawn(self._watch_engine(member), f"watch {member.name}")
+    # ------------------------------------------------------------------------------------------------------- upkeep
 
-    async def _watch_engine(self, member: Member) -> None:
-        """Start the engine again, under the same name and path, when its process dies: stages dial it again by themselves."""
-        await _until_gone(member)
-        if self._stopping.is_set():
-            return
-        log.error("engine %s died; starting it again", member.name)
-        kill(member)
-        kind = self._role(member.name).removeprefix("engine/")
-        self._shares.lost(member.name, [other.name for other in self._engines[kind] if other.running is not None])
-        await self._again(lambda: self._start_engine(member), member.name)
+    async def _engine_up(self, member: Member) -> None:
+        await self._pool.redial(member)
 
-    async def _start_edges(self) -> None:
-        for number in range(self._config.scheduler.edges):
-            await self._start_edge(number)
+    async def _engine_gone(self, member: Member) -> None:
+        await self._pool.undial(member)
 
-    async def _start_edge(self, number: int) -> None:
-        from rtvi_actors.edge.actor import EdgeActor
+    async def _scale(self) -> None:
+        """Have as many groups and engines as the load asks for, and ask Ray's autoscaler for nodes while something has none."""
+        self._pool.scale(_now_ms())
+        await self._replicas.scale(_now_ms())
+        lacking = bool(self._pending())
+        if lacking != self._lacking:
+            self._lacking = lacking
+            bundles = [*self._replicas.bundles(), *self._pool.bundles()] if lacking else []
+            await self._nodes.ask_for(bundles)
 
-        name = f"{self._config.app.name}/edge/{number}"
-        member = self._edges.get(name) or self._starter.member(name, EdgeActor)
-        scheduler = f"{self._config.app.name}/scheduler"
-        config = self._edge_config(number, member)
-        await self._starter.start(member, name, member.path, self._node, config, scheduler, self._namespace)
-        self._edges[name] = member
-        for group in self._table.ready_groups():
-            await asyncio.wait_for(member.handle.connect.remote(self._groups[group].addresses()), CONNECT_DEADLINE_S)
-            self._table.group_linked(group, name)
-        self._spawn(self._watch_edge(number, member), f"watch {name}")
+    async def _look_at_nodes(self) -> None:
+        """Take in nodes that joined, and let go of those that are gone: what ran there is started again by its watchers."""
+        joined, gone = await self._nodes.look()
+        for facts in joined:
+            log.log(logging.INFO if self._nodes.several else logging.DEBUG, "node %s (%s) joined", facts.id[:8], facts.host)
+            self._drained.discard(facts.id)
+            self._placement.node_joined(_node(facts))
+        for node in gone:
+            log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
+        for node, left_s in (await self._nodes.draining()).items():
+            if node not in self._drained and node != self._nodes.here:
+                self._drained.add(node)
+                # What is left then is for sessions to be moved, and for engines to be started elsewhere.
+                timeout_s = max(0.0, left_s - MOVE_DEADLINE_S)
+                self._upkeep.spawn(self._obey_drain(node, timeout_s), f"drain node {node[:8]}")
+        if joined and self._pool.ready.is_set():
+            self._pool.refill()
+            self._upkeep.try_now()
+            self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
 
-    def _edge_config(self, number: int, member: Member) -> dict[str, Any]:
-        """Edge n listens on port + n; one that comes back takes the port that its clients know."""
-        port = int(member.facts.get("port", 0)) or (self._config.edge.port and self._config.edge.port + number)
-        return self._config.replace(edge={"port": port}).to_dict()
-
-    async def _watch_edge(self, number: int, member: Member) -> None:
-        await _until_gone(member)
-        if self._stopping.is_set():
-            return
-        log.error("%s died; its sessions are over; starting it again", member.name)
-        self._table.edge_gone(member.name)
-        for session in self._table.sessions_of_edge(member.name):
-            self._give_back(session, clean=False)
-        kill(member)
-        await self._again(lambda: self._start_edge(number), member.name)
-
-    async def _again(self, start: Any, name: str) -> None:
-        """Call ``start`` until it succeeds, with a pause that doubles up to 30 s."""
-        pause_s = RESTART_PAUSE_S
-        while not self._stopping.is_set():
-            try:
-                await start()
-                return
-            except (RtviActorsError, ray.exceptions.RayError) as error:
-                log.error("%s does not start: %s; trying again in %.0f s", name, error, pause_s)
-                await asyncio.sleep(pause_s)
-                pause_s = min(30.0, pause_s * 2)
-
-    # ---------------------------------------------------------------------------------------------------------- groups
-
-    async def _keep_pool(self) -> None:
-        """Keep as many groups as the table wants, one after the other, and never while a turn is being answered."""
-        pause_s = RESTART_PAUSE_S
-        while True:
-            self._refill.clear()
-            if self._draining or not self._table.wanted():
-                await self._refill.wait()
-                continue
-            await self._wait_for_quiet()
-            name = str(next(self._group_numbers))
-            group = self._groups[name] = StageGroup(name, self._starter)
-            self._table.group_starting(name)
-            try:
-                await self._start_group(group)
-                pause_s = RESTART_PAUSE_S
-            except (RtviActorsError, ray.exceptions.RayError, TimeoutError) as error:
-                await group.end(force=True)
-                self._table.group_gone(name)
-                self._groups.pop(name, None)
-                log.error("stage group %s does not start: %s", name, error)
-                if not self._first_ready.is_set():
-                    self._fault = error if isinstance(error, RtviActorsError) else RtviActorsError(str(error))
-                    self._first_ready.set()
-                    return
-                await asyncio.sleep(pause_s)
-                pause_s = min(30.0, pause_s * 2)
-
-    async def _start_group(self, group: StageGroup) -> None:
-        await group.start(self._engine_paths(up=True), self._engine_paths(up=False))
-        linked: set[str] = set()
-        # One that is being started again links with the groups that are ready by then, or is found by the next look.
-        while edges := [edge for edge in self._edges.values() if edge.running is not None and edge.name not in linked]:
-            for edge in edges:
-                await asyncio.wait_for(edge.handle.connect.remote(group.addresses()), CONNECT_DEADLINE_S)
-                linked.add(edge.name)
-        for member in group.members.values():
-            self._spawn(self._watch_stage(group.name, member), f"watch {member.name}")
-        self._table.group_ready(group.name, linked)
-        self._first_ready.set()
-
-    async def _wait_for_quiet(self) -> None:
-        """Processes start between turns: four of them take the cores from a live answer for seconds. Bounded."""
-        deadline = time.monotonic() + self._config.scheduler.refill_wait_ms / 1_000
-        while self._table.places() and time.monotonic() < deadline:
-            busy = 0
-            for edge in self._edges.values():
-                if edge.handle is not None:
-                    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                        busy += int(await asyncio.wait_for(edge.handle.busy_turns.remote(), HEALTH_DEADLINE_S))
-            if not busy:
-                return
-            await asyncio.sleep(QUIET_POLL_S)
-
-    async def _watch_stage(self, group: str, member: Member) -> None:
-        await _until_gone(member)
-        if not self._stopping.is_set() and (broken := self._table.group_broken(group)):
-            log.error("%s died; its group is replaced", member.name)
-            self._retire(broken, force=True)
-
-    def _retire(self, name: str | None, *, force: bool) -> None:
-        if name is not None:
-            self._spawn(self._end_group(name, force=force), f"end group {name}")
-
-    async def _end_group(self, name: str, *, force: bool) -> None:
-        group = self._groups[name]
-        names = list(group.addresses())
-        for edge in self._edges.values():
-            if edge.handle is not None:
-                with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                    await asyncio.wait_for(edge.handle.disconnect.remote(names), HEALTH_DEADLINE_S)
-        await group.end(force=force)
-        self._groups.pop(name, None)
-        for session in self._table.group_gone(name):
-            self._shares.give_back(session)
-        self._refill.set()
+    async def _obey_drain(self, node: str, timeout_s: float) -> None:
+        log.warning("Ray drains node %s", node[:8])
+        await self.drain_node(node, timeout_s)
 
     async def _check_health(self) -> None:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
         while True:
             await asyncio.sleep(HEALTH_PERIOD_S)
-            members = [*self._replicas(), *self._edges.values()]
-            members += [member for group in self._groups.values() for member in group.members.values()]
+            await self._look_at_nodes()
+            members = [*self._replicas.members(), *self._edges.members(), *self._pool.members()]
             self._figures.keep({self._name, *(member.name for member in members)})
             self._figures.report(self._name, "scheduler", self._own_figures())
             checks = [self._answers(member) for member in members if member.running is not None]
             for member, healthy in await asyncio.gather(*checks):
                 if not healthy and member.pid:
                     log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
-                    await asyncio.to_thread(end_processes, {member.pid: member.started_at}, 0.0)
+                    await self._nodes.end_processes(member.node, member.processes, 0.0)
+            await self._nodes.check()
+            await self._scale()
 
     async def _answers(self, member: Member) -> tuple[Member, bool]:
         try:
             figures = await asyncio.wait_for(member.handle.ping.remote(), HEALTH_DEADLINE_S)
             self._figures.report(member.name, self._role(member.name), figures)
+            self._replicas.count(member.name, figures, _now_ms())
         except TimeoutError:
             return member, False
         except (ray.exceptions.RayError, AttributeError):
@@ -428,34 +399,25 @@ class Scheduler:
         assert self._watch is not None
         return process.usage() | {"loop_lag_s": self._watch.take_worst_ms() / 1_000, "stalls": self._watch.stalls}
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
-
 
 def drain_limit_s(config: Config, timeout_s: float) -> float:
     """How long a drain takes at most: bots finish, and places that were taken before are kept for their clients."""
     return timeout_s + config.session.finish_ms / 1_000 + RESERVED_S + HEALTH_DEADLINE_S
 
 
-async def _until_gone(member: Member) -> None:
-    """Return when the actor's process has ended, however."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        await member.running
-
-
-def _facts(kind: str, member: Member) -> dict[str, Any]:
-    state = "starting" if member.running is None else "up"
-    facts = {"kind": kind, "name": member.name, "state": state, "pid": member.pid, **member.facts}
-    if member.handle is not None:
-        facts["actor_id"] = member.handle._actor_id.hex()
-    return facts
+def _node(facts: NodeFacts) -> Node:
+    """The node as placement sees it: what Ray counts, with the GPUs' memory by its label or by the driver."""
+    count, label = int(facts.resources.get("GPU", 0)), facts.labels.get(GPU_MEMORY_LABEL, "")
+    known = list(facts.device_memory_bytes[:count])
+    if label:
+        try:
+            known = [int(float(label) * 1e9)] * count
+        except (ValueError, OverflowError):
+            log.error("node %s: label %s = %r is no number of GB; it does not count", facts.host, GPU_MEMORY_LABEL, label)
+    sizes = known + [UNKNOWN_DEVICE_BYTES] * (count - len(known))
+    devices = tuple(Device(index, size) for index, size in enumerate(sizes))
+    cpus, memory_bytes = facts.resources.get("CPU", 0.0), int(facts.resources.get("memory", 0))
+    return Node(facts.id, facts.host, cpus, memory_bytes, devices, dict(facts.labels))
 
 
 def _nothing(*_: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from rtvi_actors.frames import snapshot
 from rtvi_actors.frames.types import (
     Attach,
     Audio,
@@ -79,7 +80,7 @@ class SpeakingStages:
 
     def create(self, port: StagePort, attach: Attach) -> SpeakingStage:
         """A stage for a new session."""
-        return SpeakingStage(port, self._settings, self._vad, self._judge)
+        return SpeakingStage(port, self._settings, self._vad, self._judge, snapshot.decode(attach.snapshot).turn)
 
     def close(self) -> None:
         """Stop asking the end-of-turn model."""
@@ -90,14 +91,14 @@ class SpeakingStages:
 class SpeakingStage:
     """One session's turns. Holds about half a second of audio; everything else of a turn is forwarded at once."""
 
-    def __init__(self, port: StagePort, settings: Speaking, vad: Vad, judge: Judge | None = None) -> None:
+    def __init__(self, port: StagePort, settings: Speaking, vad: Vad, judge: Judge | None = None, last_turn: int = 0) -> None:
         self._port = port
         self._settings = settings
         self._vad = vad
         self._vad_state = VadState()
         self._gate = SpeechGate(settings.vad_threshold, settings.vad_release)
         self._judge = judge
-        self._machine = TurnMachine(settings, ask_model=judge is not None)
+        self._machine = TurnMachine(settings, ask_model=judge is not None, last_turn=last_turn)
         self._partial = bytearray()
         """Audio of a window that is not complete yet, from ``_first_sample`` on."""
         self._first_sample = 0

@@ -69,14 +69,16 @@ JUDGE_LIMIT_MS: Final = 100
 class TurnMachine:
     """One session's turns. ``settings``: the section ``speaking`` of the configuration. ``ask_model``: AskEnd is answered.
 
+    ``last_turn``: of those that another machine has begun, all over; the next one is the next number.
+
     ``now_ms`` must not fall from one :meth:`handle` to the next; turns and attempts only grow.
     """
 
-    def __init__(self, settings: Speaking, ask_model: bool = False) -> None:
+    def __init__(self, settings: Speaking, ask_model: bool = False, last_turn: int = 0) -> None:
         self._settings = settings
         self._ask_model = ask_model
         self._backchannels = Backchannels(settings.backchannels)
-        self._turn = 0
+        self._turn = last_turn
         self._fence = 0
         self._user: UserTurn | None = None
         self._bot = BotTurn()

@@ -47,9 +47,7 @@ class _Playout:
 class PieceOrder(Generic[Item]):
     """The clauses that wait or are being spoken. Not safe for threads: its owner holds a lock."""
 
-    def __init__(
-        self, margin_ms: int = MARGIN_MS, patience_ms: int = PATIENCE_MS, longest_hold_ms: int = LONGEST_HOLD_MS
-    ) -> None:
+    def __init__(self, margin_ms: int = MARGIN_MS, patience_ms: int = PATIENCE_MS, longest_hold_ms: int = LONGEST_HOLD_MS) -> None:
         self._margin_ns = margin_ms * 1_000_000
         self._patience_ns = patience_ms * 1_000_000
         self._longest_hold_ns = longest_hold_ms * 1_000_000

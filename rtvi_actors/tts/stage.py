@@ -146,6 +146,11 @@ class TtsStage:
             case _:
                 pass
 
+    @property
+    def open_requests(self) -> int:
+        """What its engine has not answered to the end."""
+        return self._client.open_requests
+
     def peer_lost(self, role: Role) -> None:
         """The process that plays ``role`` is gone."""
         self._client.lost(role)

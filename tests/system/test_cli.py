@@ -183,7 +183,7 @@ def test_help() -> None:
     for command, options in {
         "serve": ["--bot", "--host", "--port", "--address", "--app"],
         "talk": ["--wav", "--text", "--say", "ws://127.0.0.1:7860/ws"],
-        "status": ["--app", "--json"],
+        "status": ["--app", "--address", "--json", "--why", "--watch"],
         "stop": ["--app", "--address"],
     }.items():
         shown = run(command, "--help", COLUMNS="120").stdout

@@ -126,6 +126,19 @@ def test_batches_and_neighbours_show_what_was_recorded(report: ModuleType) -> No
     assert "svg" not in text
 
 
+def test_the_simulated_cluster(report: ModuleType) -> None:
+    counts = {"admitted": 2_395_405, "turned_away": 375, "moved_by_drains": 44_643, "lost_by_drains": 0, "failures": 15}
+    spread = {"lost_by_failures": 1_321, "nodes_least": 131, "nodes_most": 1_000, "places_used": 0.66}
+    took = {"admit_p50_us": 10.6, "admit_p99_us": 30.5, "placement_1000_on_1000_s": 0.056}
+    write(report, "scale_sim", {"nodes": 1_000, "sessions": 100_000, "hours": 24.0, **counts, **spread, **took})
+    text = report.report()
+    assert "| simulated: 1,000 nodes at most, 100,000 sessions at the peak, 24 h |  |" in text
+    assert "| sessions admitted / turned away | 2,395,405 / 375 |" in text
+    assert "| places taken, of those that were up | 66.0 % |" in text
+    assert "| to admit a client, p50 / p99, us | 10.6 / 30.5 |" in text
+    assert "](benchmarks/results/scale_sim.svg)" in text
+
+
 def test_the_plot_is_the_same_for_the_same_figures(report: ModuleType, tmp_path: Path) -> None:
     lines = {"ours": [(1, 900.0), (8, 1_700.0)], "theirs": [(1, 2_500.0)]}
     report.draw(lines, tmp_path / "a.svg")

@@ -96,10 +96,12 @@ def test_talk_takes_several_of_each(calls: Calls) -> None:
 def test_status_and_stop_name_the_app(calls: Calls) -> None:
     invoke("status")
     invoke("status", "--app", "mine", "--address", "there", "--json")
+    invoke("status", "--why", "--watch")
     invoke("stop", "--app", "mine")
     assert calls == [
-        ("status", ("rtvi_actors", None), {"as_json": False}),
-        ("status", ("mine", "there"), {"as_json": True}),
+        ("status", ("rtvi_actors", None), {"as_json": False, "why": False, "watch": False}),
+        ("status", ("mine", "there"), {"as_json": True, "why": False, "watch": False}),
+        ("status", ("rtvi_actors", None), {"as_json": False, "why": True, "watch": True}),
         ("stop", ("mine", None), {}),
     ]
 

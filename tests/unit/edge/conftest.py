@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rtvi_actors.config import Config
-from rtvi_actors.edge.admission import Lease
+from rtvi_actors.edge.admission import Lease, Reserved
 from rtvi_actors.edge.client import ClientGoneError
 from rtvi_actors.edge.session import EdgeSession
 from rtvi_actors.edge.sessions import Sessions
@@ -41,11 +41,13 @@ STAGES = ("speaking", "stt", "llm", "tts")
 
 
 class FakeStages:
-    """The links to the four stages. They answer Attach and Detach by themselves; all else is said by the test."""
+    """The links to two groups of stages, 0 and 1. They answer Attach and Detach by themselves; all else is said by the test."""
 
     def __init__(self) -> None:
-        self.up = {f"app/{role}/0" for role in STAGES}
+        self.up = {f"app/{role}/{group}" for role in STAGES for group in "01"}
         self.sent: list[tuple[str, Frame]] = []
+        self.sent_to: list[tuple[str, Frame]] = []
+        """The same, by name."""
         self.silent: set[str] = set()
         """Roles that do not answer."""
         self.refusing: set[str] = set()
@@ -57,10 +59,12 @@ class FakeStages:
     def send(self, peer: str, frame: Frame) -> bool:
         if peer not in self.up:
             return False
-        self.sent.append((peer.split("/")[1], frame))
-        answer = self._answer(peer.split("/")[1], frame)
+        _, role, group = peer.split("/")
+        self.sent.append((role, frame))
+        self.sent_to.append((peer, frame))
+        answer = self._answer(role, frame)
         if answer is not None:
-            asyncio.get_running_loop().call_soon(self.say, peer.split("/")[1], answer, frame.session, frame.epoch)
+            asyncio.get_running_loop().call_soon(self.say, role, answer, frame.session, frame.epoch, group)
         return True
 
     def _answer(self, role: str, frame: Frame) -> Frame | None:
@@ -70,16 +74,20 @@ class FakeStages:
             return Refused(role=role, reason="full") if role in self.refusing else Attached(role=role)
         return Detach(reason=frame.reason) if isinstance(frame, Detach) else None
 
-    def say(self, role: str, frame: Frame, session: str = "s1", epoch: int = 1) -> None:
-        """``role`` sends ``frame`` to the edge."""
+    def say(self, role: str, frame: Frame, session: str = "s1", epoch: int = 1, group: str = "0") -> None:
+        """``role`` of ``group`` sends ``frame`` to the edge."""
         assert self.sessions is not None
         self.sessions.on_frame(
-            f"app/{role}/0", dataclasses.replace(frame, session=session, epoch=epoch, sent_ns=time.monotonic_ns())
+            f"app/{role}/{group}", dataclasses.replace(frame, session=session, epoch=epoch, sent_ns=time.monotonic_ns())
         )
 
     def got(self, role: str, kind: type[Any]) -> list[Any]:
         """What ``role`` got of one kind, in order."""
         return [frame for to, frame in self.sent if to == role and isinstance(frame, kind)]
+
+    def got_at(self, peer: str, kind: type[Any]) -> list[Any]:
+        """What the actor of that name got of one kind, in order."""
+        return [frame for to, frame in self.sent_to if to == peer and isinstance(frame, kind)]
 
     def granted(self, role: str, stream: str) -> int:
         return sum(credit.bytes for credit in self.got(role, Credit) if credit.stream == stream)
@@ -117,6 +125,13 @@ class FakeAdmission:
         self.released: list[tuple[str, bool]] = []
         self.unused: list[str] = []
         """Of these, those that no stage has heard of."""
+        self.elsewhere: Reserved | None = None
+        """The place at another edge that it gives."""
+        self.claims: dict[str, tuple[Lease, str, bytes]] = {}
+        """What other edges keep, by token."""
+        self.second: list[Lease | None] = []
+        """Second places, in the order in which they are asked for."""
+        self.moves: list[tuple[str, bool]] = []
 
     async def admit(self) -> Lease:
         await self.ready()
@@ -124,6 +139,21 @@ class FakeAdmission:
         session = f"s{self.given}"
         self.taken.add(session)
         return Lease(session, 1, {role: [f"app/{role}/0"] for role in STAGES}, "module:Bot")
+
+    async def reserve(self, bot: str, body: bytes) -> Reserved | None:
+        return self.elsewhere
+
+    async def claim(self, token: str) -> tuple[Lease, str, bytes] | None:
+        return self.claims.pop(token, None)
+
+    async def move(self, session: str) -> Lease:
+        lease = self.second.pop(0) if self.second else None
+        if lease is None:
+            raise CapacityError("no other stage group is free")
+        return lease
+
+    async def moved(self, session: str, *, done: bool) -> None:
+        self.moves.append((session, done))
 
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         self.taken.discard(session)

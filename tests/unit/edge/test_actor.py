@@ -19,6 +19,7 @@ from rtvi_actors.edge.admission import Lease
 from rtvi_actors.edge.wire import MessageIn, decode, encode_message
 from rtvi_actors.errors import ConfigError, SessionLostError
 from rtvi_actors.frames.types import Attach, ClientMessage, Frame
+from rtvi_actors.runtime.network import LinkKey, Network
 from rtvi_actors.runtime.stage_host import SessionHost
 from rtvi_actors.runtime.switchboard import Switchboard
 
@@ -79,6 +80,9 @@ class FakeAdmission:
     async def admit(self) -> Lease:
         return Lease("s1", 1, ROUTE, "module:Bot")
 
+    async def reserve(self, bot: str, body: bytes) -> None:
+        return None
+
     async def release(self, session: str, *, clean: bool, used: bool = True) -> None:
         self.released.append((session, clean))
 
@@ -122,6 +126,15 @@ async def hosts(folder: Path) -> AsyncIterator[list[Host]]:
     for host in hosts:
         await host.switchboard.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_edge_that_listens_everywhere_tells_its_nodes_address(folder: Path) -> None:
+    config = Config().replace(edge={"host": "0.0.0.0", "port": 0})
+    network = Network("127.0.0.2", LinkKey.new(), config.cluster)
+    edge = EdgeActor("app/edge/0", str(folder / "edge.sock"), "n", config.to_dict(), "app/scheduler", "app", network)
+    facts = await edge.start()
+    await edge.shut_down(0)
+    assert facts["url"] == f"http://127.0.0.2:{facts['port']}"
 
 
 async def test_a_client_through_real_links_and_what_its_end_leaves(folder: Path, hosts: list[Host], until: Any) -> None:

@@ -159,3 +159,52 @@ async def test_a_lost_actor_is_reported(scheduler: FakeScheduler, client: Schedu
     client.report_lost("app/llm/0", "silent for 1,000 ms")
     await client.close()
     assert scheduler.calls == [("report_lost", "app/llm/0", "silent for 1,000 ms")]
+
+
+async def test_a_second_place(scheduler: FakeScheduler, client: SchedulerClient) -> None:
+    scheduler.answers = {"move": gives(LEASE), "moved": gives(None)}
+    assert (await client.move("s1")).route == LEASE["route"]
+    await client.moved("s1", done=True)
+    scheduler.answers["move"] = gives({"refused": "no other stage group is free", "retry_after_ms": 1})
+    with pytest.raises(CapacityError, match="no other"):
+        await client.move("s1")
+    assert scheduler.calls == [("move", "s1"), ("moved", "s1", True), ("move", "s1")]
+
+
+async def test_a_place_at_another_edge(scheduler: FakeScheduler, client: SchedulerClient) -> None:
+    scheduler.answers["reserve"] = gives({"token": "1.x", "url": "http://10.0.0.2:7860"})
+    reserved = await client.reserve("b:Bot", b"{}")
+    assert reserved is not None
+    assert (reserved.token, reserved.url) == ("1.x", "http://10.0.0.2:7860")
+    for nothing in (gives(None), fails(ray.exceptions.RayActorError())):
+        scheduler.answers["reserve"] = nothing
+        assert await client.reserve("", b"") is None
+
+
+async def test_a_claimed_place(scheduler: FakeScheduler, client: SchedulerClient) -> None:
+    scheduler.answers["claim"] = gives({"lease": LEASE, "bot": "b:Bot", "body": b"{}"})
+    claimed = await client.claim("1.x")
+    assert claimed is not None
+    assert (claimed[0].session, *claimed[1:]) == ("s1", "b:Bot", b"{}")
+    assert scheduler.calls == [("claim", "1.x", "app/edge/0")]
+    scheduler.answers["claim"] = gives(None)
+    assert await client.claim("1.y") is None
+
+
+async def test_a_claimed_place_that_comes_too_late_is_given_back(
+    scheduler: FakeScheduler, client: SchedulerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_client, "DEADLINE_S", 0.02)
+    late = asyncio.Event()
+
+    async def answer() -> Any:
+        await late.wait()
+        return {"lease": LEASE, "bot": "", "body": b""}
+
+    scheduler.answers = {"claim": answer, "release": gives(None)}
+    with pytest.raises(CapacityError, match="did not answer"):
+        await client.claim("1.x")
+    late.set()
+    async with asyncio.timeout(5):
+        while ("release", "s1", True, False) not in scheduler.calls:
+            await asyncio.sleep(0.002)

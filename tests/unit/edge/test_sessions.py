@@ -8,6 +8,7 @@ import pytest
 
 from rtvi_actors.edge import session as session_module
 from rtvi_actors.edge import sessions as sessions_module
+from rtvi_actors.edge.admission import Lease, Reserved
 from rtvi_actors.edge.session import Wanted
 from rtvi_actors.errors import AuthError, CapacityError, DrainingError
 from rtvi_actors.frames.types import Attach, BotState, Detach
@@ -151,3 +152,44 @@ async def test_an_overflow_of_the_links_ends_its_session_only(edge: Any, until: 
 async def test_frames_for_nobody_are_counted(edge: Any) -> None:
     edge.stages.say("llm", BotState(state="silent"), session="gone")
     assert edge.sessions.stats()["unknown_frames"] == 1
+
+
+async def test_a_token_of_another_edge_is_claimed_there(edge: Any) -> None:
+    lease = Lease("s9", 1, {role: [f"app/{role}/0"] for role in ("speaking", "stt", "llm", "tts")}, "module:Bot")
+    edge.admission.claims["3.abc"] = (lease, "apps:Shop", b'{"user": 2}')
+    session, _ = await edge.connect("3.abc")
+    assert session.lease.session == "s9"
+    (attach,) = edge.stages.got("llm", Attach)
+    assert (attach.bot, attach.body) == ("apps:Shop", b'{"user": 2}')
+    with pytest.raises(AuthError):
+        await edge.sessions.open("3.abc")
+
+
+@pytest.mark.parametrize("token", ["0.abc", "abc", ".abc", "x.abc", "-1.abc", f"3.{'a' * 64}", "3²."])
+async def test_a_token_that_no_edge_made_is_not_asked_for(edge: Any, token: str) -> None:
+    edge.admission.claims[token] = None
+    with pytest.raises(AuthError):
+        await edge.sessions.open(token)
+    assert token in edge.admission.claims
+
+
+async def test_a_place_that_was_given_up_is_gone(edge: Any) -> None:
+    token = await edge.sessions.reserve(Wanted("apps:Shop", b"{}"))
+    lease, wanted = edge.sessions.give_up(token)
+    assert (lease.session, wanted.bot) == ("s1", "apps:Shop")
+    assert edge.sessions.give_up(token) is None
+    with pytest.raises(AuthError):
+        await edge.sessions.open(token)
+    assert edge.admission.released == []
+
+
+async def test_a_start_is_sent_to_an_emptier_edge_but_not_through_a_load_balancer(make_edge: Any) -> None:
+    edge = make_edge()
+    edge.admission.elsewhere = Reserved("1.abc", "http://10.0.0.2:7860")
+    assert await edge.sessions.reserve_anywhere(Wanted()) == ("1.abc", "http://10.0.0.2:7860")
+    assert edge.admission.given == 0
+    edge = make_edge(edge={"public_url": "https://voice.example"})
+    edge.admission.elsewhere = Reserved("1.abc", "http://10.0.0.2:7860")
+    token, url = await edge.sessions.reserve_anywhere(Wanted())
+    assert url == ""
+    assert token.startswith("0.")

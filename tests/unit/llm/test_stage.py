@@ -14,6 +14,8 @@ import pytest
 from rtvi_actors.bot import Bot, BotClass, Session, Turn
 from rtvi_actors.config import Config
 from rtvi_actors.errors import ConfigError, EngineError, SessionClosedError
+from rtvi_actors.frames import snapshot
+from rtvi_actors.frames.snapshot import Said, Snapshot
 from rtvi_actors.frames.types import (
     Attach,
     Cancel,
@@ -30,7 +32,9 @@ from rtvi_actors.frames.types import (
     LlmStarted,
     LlmText,
     Metrics,
+    Moved,
     Played,
+    Remembered,
     SessionEnd,
     SpeechResumed,
     Transcript,
@@ -39,7 +43,7 @@ from rtvi_actors.frames.types import (
     TurnStarted,
 )
 from rtvi_actors.llm.engine import LlmPiece, LlmRequest
-from rtvi_actors.llm.stage import LlmStage, LlmStages
+from rtvi_actors.llm.stage import NEW, LlmStage, LlmStages
 from rtvi_actors.testing.fakes import FakePort
 
 pytestmark = pytest.mark.unit
@@ -69,10 +73,10 @@ READY = ClientMessage(id="1", type="client-ready", data=b"{}")
 class Conversation:
     """A stage with its port."""
 
-    def __init__(self, bot: type[Bot] = Bot, **llm: Any) -> None:
+    def __init__(self, bot: type[Bot] = Bot, earlier: Snapshot = NEW, **llm: Any) -> None:
         self.port = FakePort(roles={"speaking", "tts", "edge", ENGINE})
         config = Config().replace(llm=llm) if llm else Config()
-        self.stage = LlmStage(self.port, config, BotClass(bot))
+        self.stage = LlmStage(self.port, config, BotClass(bot), earlier=earlier)
 
     async def receive(self, *frames: Frame) -> None:
         for frame in frames:
@@ -681,3 +685,51 @@ async def test_the_same_messages_of_an_application_change_nothing() -> None:
     await talk.receive(ClientMessage(id="1", type="client-message", data=json.dumps(data).encode()))
     assert talk.stage.context.history == ()
     await talk.close()
+
+
+async def test_what_was_heard_is_told_to_the_edge_and_another_stage_goes_on_with_it() -> None:
+    talk = Conversation()
+    await talk.receive(READY, started(1), words(1, "Where is Paris?"), ended(1))
+    await talk.answer("In France.")
+    await talk.receive(played(1, 1, 0))
+    conversation = snapshot.decode_conversation(talk.told(Remembered)[-1].conversation)
+    assert conversation == [Said(1, 0, "user", "Where is Paris?"), Said(1, 1, "assistant", "In France.")]
+    await talk.close()
+
+    there = Conversation(earlier=Snapshot(1, True, conversation))
+    await there.receive(started(1), words(1, "stale"), ended(1))
+    assert there.requests == []
+    await there.receive(started(2), words(2, "And Rome?"), ended(2))
+    assert there.prompt() == [("user", "Where is Paris?"), ("assistant", "In France."), ("user", "And Rome?")]
+    await there.close()
+
+
+class Traveller(Bot):
+    """Says when it begins and ends."""
+
+    told: ClassVar[list[str]] = []
+
+    async def on_start(self, session: Session) -> None:
+        Traveller.told.append("start")
+
+    async def on_move(self, session: Session) -> None:
+        Traveller.told.append("move")
+
+    async def on_end(self, session: Session) -> None:
+        Traveller.told.append("end")
+
+
+async def test_a_bot_whose_session_moves_begins_once_and_ends_once() -> None:
+    Traveller.told.clear()
+    here = Conversation(Traveller)
+    await here.stage.open()
+    await here.receive(READY)
+    await here.until(lambda: Traveller.told == ["start"])
+    await here.receive(Moved())
+    await here.close()
+    there = Conversation(Traveller, earlier=Snapshot(1, True, []))
+    await there.stage.open()
+    await there.receive(READY)
+    await there.until(lambda: Traveller.told == ["start", "move"])
+    await there.close()
+    assert Traveller.told == ["start", "move", "end"]

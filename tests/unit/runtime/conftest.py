@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = ("test_link.py", "test_switchboard.py")
+ON_BOTH_LOOPS = ("test_link.py", "test_network.py", "test_switchboard.py")
 
 
 def pytest_asyncio_loop_factories(

@@ -90,7 +90,7 @@ class TestHello:
 
     async def test_another_version(self, end: End) -> None:
         end.socket.send(encode(Hello(version=VERSION + 1, node="n", pid=7, name="new", lane="data", pair="p")))
-        with pytest.raises(VersionError, match=r"new \(pid 7\) speaks version 2"):
+        with pytest.raises(VersionError, match=rf"new \(pid 7\) speaks version {VERSION + 1}"):
             await end.connection.hello()
 
     async def test_malformed(self, end: End) -> None:

@@ -361,7 +361,7 @@ class TestStrangers:
         stranger = call(await b)
         stranger.greet(version=VERSION + 1)
         assert await stranger.hung_up("control")
-        assert "speaks version 2 of the links, we 1" in caplog.text
+        assert f"speaks version {VERSION + 1} of the links, we {VERSION}" in caplog.text
 
     @pytest.mark.parametrize(
         "first", [encode(Cancel(1, "x")), b"\xc1", b"GET / HTTP/1.1\r\n\r\n"], ids=["frame", "reserved", "http"]
@@ -639,3 +639,30 @@ async def test_links_that_come_and_go_are_logged(ab: tuple[Board, Board], until:
     await b.links.close()
     await until(lambda: not a.links.connected("b"))
     assert "a: link to b is down: closed" in caplog.text
+
+
+class TestMovedPeer:
+    async def test_the_old_link_serves_until_the_new_one_is_up(self, start_board: StartBoard, folder: Path, until: Any) -> None:
+        a, old = await start_board("a"), await start_board("b")
+        a.links.dial("b", old.links.path)
+        await a.links.wait_connected(["b"], 5)
+        elsewhere = str(folder / "elsewhere.sock")
+        a.links.dial("b", elsewhere)
+        with pytest.raises(TimeoutError, match="no link from a to b"):
+            await a.links.wait_connected(["b"], 0.3)
+        assert a.links.connected("b")
+        assert a.links.send("b", Clause(1, "old", session="s"))
+        await until(lambda: old.clauses == [1])
+
+        frames: list[Frame] = []
+        new = Switchboard("b", elsewhere, node="n", on_frame=lambda _, frame: frames.append(frame), on_peer=lambda *_: None)
+        await new.open()
+        try:
+            await a.links.wait_connected(["b"], 5)
+            # Whoever hears that the old link is gone can send already.
+            assert [up for _, up, _ in a.told] == [True, False, True]
+            assert a.links.send("b", Clause(2, "new", session="s"))
+            await until(lambda: frames)
+            assert old.clauses == [1]
+        finally:
+            await new.close()

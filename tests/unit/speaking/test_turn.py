@@ -955,3 +955,9 @@ def test_no_sequence_of_events_leaves_a_turn_open_or_the_machine_stuck(
     talk.say(start_windows)
     assert talk.turn == before + 1
     assert any(isinstance(command, StartTurn) and command.source == "speech" for command in talk.all[-4:])
+
+
+def test_a_machine_that_goes_on_for_another_counts_on() -> None:
+    machine = TurnMachine(Speaking(), last_turn=7)
+    (begun,) = [command for command in machine.handle(Requested("r", "text", False), 0) if isinstance(command, StartTurn)]
+    assert begun.turn == 8
