@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,22 @@ def last_run(benchmark: str) -> Run | None:
     """The newest line of a benchmark; None when it never ran."""
     path = RESULTS / f"{benchmark}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else None
+    if not lines:
+        return None
+    run: Run = json.loads(lines[-1])
+    return with_other_voices(run, map(json.loads, reversed(lines[:-1]))) if benchmark == "session_capacity" else run
+
+
+def with_other_voices(run: Run, earlier: Iterable[Run]) -> Run:
+    """``run`` and the newest figures of the voices that it is not about, from runs of its kind; each row tells its commit."""
+    rows = [{**row, "commit": run["commit"]} for row in run["rows"]]
+    together = {**run, "knees": dict(run["knees"]), "rows": rows}
+    for other in earlier:
+        if all(other.get(key) == run.get(key) for key in ("groups", "limit_ms", "machine")):
+            missing = other["knees"].keys() - together["knees"].keys()
+            together["knees"] |= {voice: other["knees"][voice] for voice in missing}
+            together["rows"] += [{**row, "commit": other["commit"]} for row in other["rows"] if row["voice"] in missing]
+    return together
 
 
 def markdown(header: list[str], rows: list[list[Any]]) -> str:

@@ -156,3 +156,15 @@ def test_only_the_block_of_the_readme_is_replaced(report: ModuleType) -> None:
     assert report.replaced(new, "new") == new
     with pytest.raises(ValueError, match="README"):
         report.replaced("# Name\n", "new")
+
+
+def test_each_voice_has_its_newest_figures_of_the_same_kind_of_run(report: ModuleType) -> None:
+    def line(commit: str, groups: str, *voices: str) -> dict[str, Any]:
+        rows = [{"voice": voice, "sessions": 8} for voice in voices]
+        kind = {"groups": groups, "limit_ms": 2_000.0, "machine": "m"}
+        return {"commit": commit, **kind, "knees": dict.fromkeys(voices, 8), "rows": rows}
+
+    earlier = [line("c", "own", "coqui"), line("b", "shared", "coqui", "hibari"), line("a", "shared", "coqui")]
+    found = report.with_other_voices(line("d", "shared", "hibari"), earlier)
+    assert [(row["voice"], row["commit"]) for row in found["rows"]] == [("hibari", "d"), ("coqui", "b")]
+    assert found["knees"] == {"hibari": 8, "coqui": 8}
