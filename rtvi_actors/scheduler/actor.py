@@ -368,17 +368,22 @@ class Scheduler:
         """Find what hangs without a session: Ray itself does not notice a stopped process."""
         while True:
             await asyncio.sleep(HEALTH_PERIOD_S)
-            await self._look_at_nodes()
-            members = [*self._replicas.members(), *self._edges.members(), *self._pool.members()]
-            self._figures.keep({self._name, *(member.name for member in members)})
-            self._figures.report(self._name, "scheduler", self._own_figures())
-            checks = [self._answers(member) for member in members if member.running is not None]
-            for member, healthy in await asyncio.gather(*checks):
-                if not healthy and member.pid:
-                    log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
-                    await self._nodes.end_processes(member.node, member.processes, 0.0)
-            await self._nodes.check()
-            await self._scale()
+            for look in (self._look_at_nodes, self._look_at_members, self._nodes.check, self._scale):
+                try:
+                    await look()
+                except Exception:
+                    # Ray's control store may be away for a while: the next look comes all the same.
+                    log.exception("%s failed", look.__name__)
+
+    async def _look_at_members(self) -> None:
+        members = [*self._replicas.members(), *self._edges.members(), *self._pool.members()]
+        self._figures.keep({self._name, *(member.name for member in members)})
+        self._figures.report(self._name, "scheduler", self._own_figures())
+        checks = [self._answers(member) for member in members if member.running is not None]
+        for member, healthy in await asyncio.gather(*checks):
+            if not healthy and member.pid:
+                log.error("%s has not answered for %.0f s; killing it", member.name, HEALTH_DEADLINE_S)
+                await self._nodes.end_processes(member.node, member.processes, 0.0)
 
     async def _answers(self, member: Member) -> tuple[Member, bool]:
         try:

@@ -68,8 +68,10 @@ class GroupPool:
             try:
                 await self._start_one()
                 pause_s = RESTART_PAUSE_S
-            except (RtviActorsError, ray.exceptions.RayError, TimeoutError) as error:
-                log.error("a stage group does not start: %s", error)
+            except Exception as error:
+                # Whatever it is, the next one is tried: without groups nobody is let in.
+                known = isinstance(error, RtviActorsError | ray.exceptions.RayError | TimeoutError)
+                log.error("a stage group does not start: %s", error, exc_info=None if known else error)
                 if not self.ready.is_set():
                     self.fault = error if isinstance(error, RtviActorsError) else RtviActorsError(str(error))
                     self.ready.set()

@@ -62,8 +62,11 @@ class Upkeep:
                 return
             except (RtviActorsError, ray.exceptions.RayError) as error:
                 log.error("%s does not start: %s; trying again in %.0f s", name, error, pause_s)
-                await self.pause(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+            except Exception:
+                # Whatever it is, an engine or edge that is not tried again would be missing for good.
+                log.exception("%s does not start; trying again in %.0f s", name, pause_s)
+            await self.pause(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
     async def pause(self, pause_s: float) -> None:
         """Wait before something is tried again: so long, or until :meth:`try_now`."""

@@ -130,11 +130,11 @@ class Script:
 
     # -------------------------------------------------------------------------------------------------- what the app sees
 
-    async def reserve(self, wanted: Any) -> str:
+    async def reserve_anywhere(self, wanted: Any) -> tuple[str, str]:
         self.wanted = wanted
         if self.refusal:
             raise CapacityError(self.refusal, 1_000)
-        return "token"
+        return "token", ""
 
     async def app_status(self) -> dict[str, Any]:
         return self.facts
