@@ -167,18 +167,13 @@ class Connector:
 
     async def _admit(self, sock: socket.socket, address: str, network: Network) -> None:
         """Let a connection of another node in that proves itself in time, and greet it."""
-        admitted = False
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 link = await network.admit(sock, we_dial=False)
-            admitted = True
         except (OSError, AuthError) as error:
             self._refuse(address, str(error) or f"no proof within {HELLO_TIMEOUT_S} s")
-        finally:
-            if not admitted:
-                sock.close()
-        if admitted:
-            await self._greet(self._adopt(link, remote=True))
+            return
+        await self._greet(self._adopt(link, remote=True))
 
     def _refuse(self, address: str, reason: str) -> None:
         """Count a stranger; say so once in a while, lest who knocks on and on fills the log."""

@@ -93,29 +93,33 @@ class Network:
         try:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
-            return await self.admit(sock, we_dial=True)
         except BaseException:
             sock.close()
             raise
+        return await self.admit(sock, we_dial=True)
 
     async def admit(self, sock: socket.socket, *, we_dial: bool) -> Socket:
-        """Take a connected socket: TLS if configured, then both proofs. The caller sets the deadline and closes it on failure.
+        """Take a connected socket: TLS if configured, then both proofs. The caller sets the deadline; on failure it is closed.
 
         Raises:
             OSError: the peer hung up.
             AuthError: the peer has another key, or no certificate of the configured authority.
         """
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = self._tls(server_side=not we_dial)
         link: Socket = sock
-        if tls is not None:
-            link = TlsSocket(tls.wrap_socket(sock, server_side=not we_dial, do_handshake_on_connect=False))
-            try:
-                await _ready(link, link.shake_hands)
-            except ssl.SSLError as error:
-                raise AuthError(f"TLS: {error.reason or error}") from None
-        await _prove(link, self.key, we_dial=we_dial)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls = self._tls(server_side=not we_dial)
+            if tls is not None:
+                link = TlsSocket(tls.wrap_socket(sock, server_side=not we_dial, do_handshake_on_connect=False))
+                try:
+                    await _ready(link, link.shake_hands)
+                except ssl.SSLError as error:
+                    raise AuthError(f"TLS: {error.reason or error}") from None
+            await _prove(link, self.key, we_dial=we_dial)
+        except BaseException:
+            link.close()
+            raise
         return link
 
     def _tls(self, *, server_side: bool) -> ssl.SSLContext | None:

@@ -235,8 +235,13 @@ class Scheduler:
             found = await asyncio.wait_for(keeper.handle.give_up.remote(token), EDGE_DEADLINE_S)
         except (TimeoutError, ray.exceptions.RayError):
             return None
-        place = None if found is None else self._table.hand_over(found["session"], edge)
-        return None if found is None or place is None else {**found, "lease": self._lease(place)}
+        if found is None:
+            return None
+        place = self._table.hand_over(found["session"], edge)
+        if place is None:
+            self._give_back(found["session"], clean=True, used=False)
+            return None
+        return {**found, "lease": self._lease(place)}
 
     async def move(self, session: str) -> dict[str, Any]:
         """A second place for ``session``, as :meth:`admit` gives one; :meth:`moved` must follow."""

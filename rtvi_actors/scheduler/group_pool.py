@@ -218,7 +218,9 @@ class GroupPool:
             self._site.upkeep.spawn(self._end(name, force=force), f"end group {name}")
 
     async def _end(self, name: str, *, force: bool) -> None:
-        group = self._groups[name]
+        group = self._groups.get(name)
+        if group is None:
+            return  # it was being started, and that has failed meanwhile
         names = [member.name for member in group.members.values()]
         for edge in self._edges():
             with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
