@@ -27,7 +27,7 @@ from rtvi_actors.models.prepare import command, missing, path_of
 from rtvi_actors.observe import log as observe_log
 from rtvi_actors.observe import tracing
 from rtvi_actors.scheduler.actor import Scheduler, drain_limit_s
-from rtvi_actors.scheduler.nodes import on_node
+from rtvi_actors.scheduler.nodes import on_any_node
 from rtvi_actors.scheduler.replicas import ENGINE_CLASSES
 from rtvi_actors.speaking.end_of_turn import model_class
 
@@ -200,7 +200,7 @@ def _create_scheduler(config: Config, folder: Path, *, detached: bool) -> Any:
         "namespace": config.app.name,
         "max_concurrency": 1_000,
         # Beside this process, which made the folder for the sockets and checked the models.
-        **on_node(ray.get_runtime_context().get_node_id()),
+        **on_any_node(ray.get_runtime_context().get_node_id()),
     }
     if detached:
         options["lifetime"] = "detached"

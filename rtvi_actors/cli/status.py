@@ -82,8 +82,10 @@ def stop(app: str, address: str | None) -> None:
             raise ConfigError(f"app {app!r} (pid {found.pid}) has not ended within {STOP_DEADLINE_S:.0f} s")
     else:
         with _scheduler(app, address) as scheduler:
-            ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
-            ray.kill(scheduler)
+            try:
+                ray.get(scheduler.stop.remote(), timeout=STOP_DEADLINE_S)
+            finally:
+                ray.kill(scheduler)
     print(f"stopped {app}")
 
 
@@ -101,7 +103,8 @@ def drain(app: str, address: str | None, timeout_s: int, node: str = "") -> None
             while not ray.wait([drained], timeout=1.0)[0]:
                 left = ray.get(scheduler.status.remote(), timeout=CALL_DEADLINE_S)["capacity"]["sessions"]
                 progress.update(f"draining {node}: {left} sessions go on")
-            left = ray.get(drained, timeout=CALL_DEADLINE_S)
+            found = ray.get(drained, timeout=CALL_DEADLINE_S)
+            left, actors = (found["sessions"], found["actors"]) if node else (found, [])
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RtviActorsError):
                 raise error.cause from None
@@ -110,6 +113,10 @@ def drain(app: str, address: str | None, timeout_s: int, node: str = "") -> None
             raise RtviActorsError(f"app {app!r} ended, or does not answer: {type(error).__name__}") from error
     if left:
         raise RtviActorsError(f"{left} sessions of app {app!r} have not ended; see its log")
+    if actors:
+        raise RtviActorsError(
+            f"still on {node}: {', '.join(actors)}: there is no room for them elsewhere; see `rtvi-actors status --why`"
+        )
     if node:
         print(f"drained {node}: nothing of {app} is left there, and nothing comes to it; the node may be stopped")
         return

@@ -176,6 +176,8 @@ class EdgeSession:
         self._port.reroute(there)
         self._attachment = Attachment(self._port)
         self.lease = dataclasses.replace(lease, epoch=self._port.epoch)
+        if snapshot.started:
+            self._port.send("llm", ClientMessage(id="", type="session-moved", data=b"{}"))
         await leaving.detach("the session has moved", DETACH_DEADLINE_MS)
         self._elsewhere = None
         return True

@@ -78,7 +78,9 @@ class Sessions:
         Raises:
             CapacityError: no place.
         """
-        elsewhere = None if self._config.edge.public_url else await self._admission.reserve(wanted.bot, wanted.body)
+        # Behind a proxy, an edge's own address is none for clients; any edge takes the token there.
+        proxied = self._config.edge.public_url or self._config.edge.trust_forwarded
+        elsewhere = None if proxied else await self._admission.reserve(wanted.bot, wanted.body)
         return (elsewhere.token, elsewhere.url) if elsewhere is not None else (await self.reserve(wanted), "")
 
     async def reserve(self, wanted: Wanted) -> str:

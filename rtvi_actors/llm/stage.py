@@ -109,7 +109,8 @@ class LlmStage:
         self._hooks: SessionHooks | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = earlier.started
-        self._moved = False
+        self._moved = earlier.started
+        """It goes on elsewhere, or may not come here after all: its end here is none of the bot's."""
         self._newest_turn = earlier.turn
         """Of those that the bot has begun to answer."""
         self._silent = False
@@ -132,8 +133,6 @@ class LlmStage:
             async with asyncio.timeout(self._open_timeout_s):
                 self._hooks = await thread.run("__init__", partial(self._bot.open, self), blocking=False)
             self._thread = thread
-            if self._started and "on_move" in self._bot.overrides:
-                self._port.spawn(self._tell_begin("on_move", self._hooks), "on_move")
         except BaseException as error:
             await thread.close(0.1)
             if isinstance(error, TimeoutError):
@@ -156,6 +155,8 @@ class LlmStage:
         match message.type:
             case "client-ready":
                 self._start_bot()
+            case "session-moved":
+                self._arrive()
             case "idle-prompt":
                 self._says.add(json.loads(message.data)["text"], Future())
             case "eval-connect":
@@ -344,6 +345,12 @@ class LlmStage:
             self._started = True
             if self._hooks is not None and "on_start" in self._bot.overrides:
                 self._port.spawn(self._tell_begin("on_start", self._hooks), "on_start")
+
+    def _arrive(self) -> None:
+        """The edge has changed over: the session is here now."""
+        self._moved = False
+        if self._hooks is not None and "on_move" in self._bot.overrides:
+            self._port.spawn(self._tell_begin("on_move", self._hooks), "on_move")
 
     async def _tell_begin(self, hook: str, hooks: SessionHooks) -> None:
         try:

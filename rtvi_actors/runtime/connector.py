@@ -18,8 +18,9 @@ import stat
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
-from rtvi_actors.errors import AuthError, ConfigError, ProtocolError
+from rtvi_actors.errors import ConfigError, ProtocolError, RtviActorsError
 from rtvi_actors.frames.codec import encode
 from rtvi_actors.frames.types import VERSION, Hello, Lane
 from rtvi_actors.runtime.link import READ_BYTES, Connection
@@ -63,6 +64,7 @@ class Connector:
         self._greeting: set[Connection] = set()
         self._halves: dict[tuple[str, str], _Half] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unproved: set[asyncio.Task[Any]] = set()
 
     def listen(self, path: str) -> str:
         """Listen at ``path``, replacing a socket file that a dead process left there; and on a TCP port, if there is a network.
@@ -156,7 +158,8 @@ class Connector:
             # Out of descriptors, most likely: a later try may find some.
             log.error("%s cannot accept a connection: %s", self._name, error)
             return
-        if len(self._tasks) >= MAX_GREETING:
+        # Those of other nodes that have not proved themselves do not take the place of this node's own.
+        if len(self._unproved if network is not None else self._tasks - self._unproved) >= MAX_GREETING:
             sock.close()
             self.refused += 1
             return
@@ -164,15 +167,21 @@ class Connector:
         task = asyncio.create_task(greeting, name=f"{self._name} greets")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if network is not None:
+            self._unproved.add(task)
+            task.add_done_callback(self._unproved.discard)
 
     async def _admit(self, sock: socket.socket, address: str, network: Network) -> None:
         """Let a connection of another node in that proves itself in time, and greet it."""
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 link = await network.admit(sock, we_dial=False)
-        except (OSError, AuthError) as error:
+        except (OSError, RtviActorsError) as error:
             self._refuse(address, str(error) or f"no proof within {HELLO_TIMEOUT_S} s")
             return
+        finally:
+            if (task := asyncio.current_task()) is not None:
+                self._unproved.discard(task)
         await self._greet(self._adopt(link, remote=True))
 
     def _refuse(self, address: str, reason: str) -> None:

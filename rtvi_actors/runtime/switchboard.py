@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rtvi_actors.errors import ProtocolError
+from rtvi_actors.errors import RtviActorsError
 from rtvi_actors.frames.codec import FrameEncoder
 from rtvi_actors.frames.types import Frame, Hello, Ping
 from rtvi_actors.observe.figures import Figures
@@ -259,7 +259,7 @@ class Switchboard:
                     told = ""
                 except (FileNotFoundError, ConnectionRefusedError):
                     told = ""  # Not up yet, or restarting: no news.
-                except (OSError, ProtocolError) as error:
+                except (OSError, RtviActorsError) as error:
                     if str(error) != told:
                         log.warning("%s cannot reach %s at %s: %s", self.name, peer, where, error)
                     told = str(error)

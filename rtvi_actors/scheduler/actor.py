@@ -43,6 +43,8 @@ EDGE_DEADLINE_S = 1.0
 DRAIN_POLL_S = 0.1
 MOVE_DEADLINE_S = 30.0
 """How long a session that is to move may talk without a pause between two turns; then its client is told that it ends."""
+GROUP_START_S = 5.0
+"""... and how much longer for each: with own groups, one is started for each session that moves."""
 GPU_MEMORY_LABEL = "rtvi-gpu-memory-gb"
 """Label of a node that says how much memory each of its GPUs has; without it, the driver is asked."""
 UNKNOWN_DEVICE_BYTES = 10**15
@@ -124,7 +126,7 @@ class Scheduler:
         await self._until(lambda: not self._table.places(), drain_limit_s(self._config, timeout_s))
         return len(self._table.places())
 
-    async def drain_node(self, node: str, timeout_s: float) -> int:
+    async def drain_node(self, node: str, timeout_s: float) -> dict[str, Any]:
         """Empty ``node`` (its address, or the beginning of its id): nothing new comes to it, and what is there goes elsewhere.
 
         Sessions may end by themselves for ``timeout_s``. Then those whose edge is on another node go on at another stage group,
@@ -132,7 +134,7 @@ class Scheduler:
         edges are started on other nodes. May be repeated; returns when the node is empty.
 
         Returns:
-            how many sessions are left there.
+            what is left there: ``{sessions: their number, actors: [names]}``, engines for instance that fit nowhere else.
 
         Raises:
             ConfigError: there is no such node, or it is the scheduler's, or the only one.
@@ -143,13 +145,17 @@ class Scheduler:
         self._replicas.leaving(found.id)
         self._pool.leave(found.id)
         await self._edges.drain(timeout_s, HEALTH_DEADLINE_S, found.id)
+        # At once: models take long to load, and the sessions' time may be all that there is.
+        engines = asyncio.create_task(self._replicas.leave(found.id), name=f"move engines from {found.id[:8]}")
         await self._until(lambda: not self._table_on(found.id), timeout_s)
-        await self._edges.move(self._pool.sessions_on(found.id), MOVE_DEADLINE_S)
+        moving = self._pool.sessions_on(found.id)
+        await self._edges.move(moving, MOVE_DEADLINE_S + GROUP_START_S * len(moving))
         await self._until(lambda: not self._table_on(found.id), drain_limit_s(self._config, 0.0))
         await self._edges.leave(found.id)
-        await self._replicas.leave(found.id)
-        left = len(self._table_on(found.id))
-        log.info("node %s is drained; %d sessions are left there", found.id[:8], left)
+        await engines
+        await self._until(lambda: not self._placement.names_on(found.id), HEALTH_DEADLINE_S)
+        left = {"sessions": len(self._table_on(found.id)), "actors": self._placement.names_on(found.id)}
+        log.info("node %s is drained; left there: %s", found.id[:8], left)
         return left
 
     def _table_on(self, node: str) -> list[str]:
@@ -231,10 +237,12 @@ class Scheduler:
         keeper = self._edges.numbered(token.partition(".")[0])
         if keeper is None or keeper.name == edge:
             return None
-        try:
-            found = await asyncio.wait_for(keeper.handle.give_up.remote(token), EDGE_DEADLINE_S)
-        except (TimeoutError, ray.exceptions.RayError):
+        call = asyncio.ensure_future(_result(keeper.handle.give_up.remote(token)))
+        await asyncio.wait({call}, timeout=EDGE_DEADLINE_S)
+        if not call.done():
+            self._upkeep.spawn(self._give_back_late(call), "give back a late claim")
             return None
+        found = call.result()
         if found is None:
             return None
         place = self._table.hand_over(found["session"], edge)
@@ -242,6 +250,10 @@ class Scheduler:
             self._give_back(found["session"], clean=True, used=False)
             return None
         return {**found, "lease": self._lease(place)}
+
+    async def _give_back_late(self, call: asyncio.Future[dict[str, Any] | None]) -> None:
+        if (found := await call) is not None:
+            self._give_back(found["session"], clean=True, used=False)
 
     async def move(self, session: str) -> dict[str, Any]:
         """A second place for ``session``, as :meth:`admit` gives one; :meth:`moved` must follow."""
@@ -347,22 +359,27 @@ class Scheduler:
 
     async def _look_at_nodes(self) -> None:
         """Take in nodes that joined, and let go of those that are gone: what ran there is started again by its watchers."""
-        joined, gone = await self._nodes.look()
-        for facts in joined:
+        for facts in await self._nodes.look(self._node_gone):
             log.log(logging.INFO if self._nodes.several else logging.DEBUG, "node %s (%s) joined", facts.id[:8], facts.host)
             self._drained.discard(facts.id)
-            self._placement.node_joined(_node(facts))
-        for node in gone:
-            log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
+            if facts.resources.get("CPU"):
+                self._placement.node_joined(_node(facts))
+                self._joined()
         for node, left_s in (await self._nodes.draining()).items():
             if node not in self._drained and node != self._nodes.here:
                 self._drained.add(node)
-                # What is left then is for sessions to be moved, and for engines to be started elsewhere.
+                # What is left then is for sessions to be moved.
                 timeout_s = max(0.0, left_s - MOVE_DEADLINE_S)
                 self._upkeep.spawn(self._obey_drain(node, timeout_s), f"drain node {node[:8]}")
-        if joined and self._pool.ready.is_set():
-            self._pool.refill()
+
+    def _node_gone(self, node: str) -> None:
+        log.error("node %s is gone, with %s", node[:8], ", ".join(self._placement.node_gone(node)) or "nothing of ours")
+
+    def _joined(self) -> None:
+        """There may be room for what had none, and on each node there may have to be an edge."""
+        if self._pool.ready.is_set():
             self._upkeep.try_now()
+            self._pool.refill()
             self._upkeep.spawn(self._upkeep.again(lambda: self._edges.start(self._pool), "an edge"), "start edges")
 
     async def _obey_drain(self, node: str, timeout_s: float) -> None:
@@ -428,6 +445,14 @@ def _node(facts: NodeFacts) -> Node:
     devices = tuple(Device(index, size) for index, size in enumerate(sizes))
     cpus, memory_bytes = facts.resources.get("CPU", 0.0), int(facts.resources.get("memory", 0))
     return Node(facts.id, facts.host, cpus, memory_bytes, devices, dict(facts.labels))
+
+
+async def _result(reference: Any) -> Any:
+    """What an edge answers; None if it is gone."""
+    try:
+        return await reference
+    except ray.exceptions.RayError:
+        return None
 
 
 def _nothing(*_: int) -> None:

@@ -23,8 +23,9 @@ from rtvi_actors.errors import CapacityError
 from rtvi_actors.scheduler.ranking import Ranking
 
 GroupState = Literal["starting", "ready", "retiring"]
-Use = Literal["starting", "open", "used", "over"]
-"""What a group counts as: ``used`` is closed to new sessions and has some, ``over`` has none or is being retired."""
+Use = Literal["starting", "open", "used", "leaving", "over"]
+"""What a group counts as: ``used`` is closed to new sessions and has some, ``leaving``: and they are to go elsewhere, ``over`` has
+none or is being retired."""
 
 RETRY_STARTING_MS = 2_000
 """What a refused client is told while a group is being started: about as long as one takes."""
@@ -227,7 +228,13 @@ class Admissions:
         unused = self._counts["starting"] + self._counts["open"]
         if settings.sessions_per_group > 1:
             return max(0, self.shared_groups - unused)
-        return max(0, min(settings.warm_groups, settings.max_sessions - self._counts["used"]) - unused)
+        # Each session that is to go elsewhere needs a group of its own to come to.
+        return max(0, max(min(settings.warm_groups, settings.max_sessions - self._counts["used"]), self.leaving) - unused)
+
+    @property
+    def leaving(self) -> int:
+        """Groups with sessions that are to go elsewhere."""
+        return self._counts["leaving"]
 
     def group_starting(self, name: str) -> None:
         """A group is being started; it counts for :meth:`wanted`."""
@@ -347,5 +354,5 @@ def use_of(group: Group) -> Use:
     if group.state == "retiring":
         return "over"
     if group.closed:
-        return "used" if group.sessions else "over"
+        return ("leaving" if group.draining else "used") if group.sessions else "over"
     return "starting" if group.state == "starting" else "open"

@@ -84,9 +84,10 @@ class Edges:
         await site.starter.start(edge, edge.name, edge.path, edge.node[:8], config, scheduler, self._namespace)
         try:
             await pool.link(edge)
-        except (ray.exceptions.RayError, TimeoutError) as error:
+        except Exception as error:
+            # It may have let somebody in at the groups that it has links to.
             await site.nodes.end_processes(edge.node, edge.processes, 0.0)
-            kill(edge)
+            self._gone(edge)
             raise RtviActorsError(f"{edge.name} has no links: {error}") from error
         self._leaving.discard(edge.name)
         site.upkeep.spawn(self._watch(edge, pool), f"watch {edge.name}")
@@ -108,11 +109,14 @@ class Edges:
             return
         if edge.name not in self._leaving:
             log.error("%s died; its sessions are over; starting it again", edge.name)
+        self._gone(edge)
+        await self._site.upkeep.again(lambda: self._start_again(edge, pool), edge.name)
+
+    def _gone(self, edge: Member) -> None:
         self._table.edge_gone(edge.name)
         for session in self._table.sessions_of_edge(edge.name):
             self._on_lost(session)
         kill(edge)
-        await self._site.upkeep.again(lambda: self._start_again(edge, pool), edge.name)
 
     async def _start_again(self, edge: Member, pool: GroupPool) -> None:
         """Start it, unless there is one for each node already: its own is gone or is being emptied."""
@@ -129,7 +133,10 @@ class Edges:
         # One that is being started again has no sessions.
         edges = [edge for edge in self.up() if node in (None, edge.node)]
         self._leaving |= {edge.name for edge in edges}
-        told = [asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(int(timeout_s * 1_000)))) for edge in edges]
+        limit_ms = int(timeout_s * 1_000)
+        told = [
+            asyncio.ensure_future(as_coroutine(edge.handle.drain.remote(limit_ms))) for edge in edges if edge.handle is not None
+        ]
         if told:
             await asyncio.wait(told, timeout=deadline_s)
 
@@ -158,14 +165,15 @@ class Edges:
             log.info("moving %s away from node %s", edge.name, node[:8])
             await self._stop(edge)
             await self._site.nodes.end_processes(node, edge.processes, 0.0)
+            self._site.placement.forget(edge.name)
 
     async def stop(self) -> None:
-        """Ask all edges to end their sessions, one after the other; who does not answer is left to be killed."""
-        for edge in self._members.values():
-            if edge.handle is not None:
-                await self._stop(edge)
+        """Ask all edges to end their sessions; who does not answer is left to be killed."""
+        await asyncio.gather(*(self._stop(edge) for edge in self._members.values()))
 
     async def _stop(self, edge: Member) -> None:
+        if edge.handle is None:
+            return
         await asyncio.wait([asyncio.ensure_future(as_coroutine(edge.handle.stop.remote(GRACE_S)))], timeout=STOP_DEADLINE_S)
 
     # ---------------------------------------------------------------------------------------------------------- asking

@@ -24,6 +24,8 @@ from rtvi_actors.scheduler.warm_pool import CONNECT_DEADLINE_S, Member, StageGro
 log = logging.getLogger(__name__)
 
 QUIET_POLL_S = 0.1
+ANSWER_DEADLINE_S = 1.0
+"""For a stage actor of which an edge says that it is lost."""
 EDGE_DEADLINE_S = 5.0
 """For an edge to answer a question about its sessions, or to let go of links."""
 SESSION_CPUS = 0.015
@@ -64,8 +66,8 @@ class GroupPool:
             if self.paused or not self._table.wanted():
                 await self._changed.wait()
                 continue
-            await self._wait_for_quiet()
             try:
+                await self._wait_for_quiet()
                 await self._start_one()
                 pause_s = RESTART_PAUSE_S
             except Exception as error:
@@ -95,8 +97,10 @@ class GroupPool:
         groups = self._table.groups()
         open_ = [group for group in groups if group.state == "ready" and not group.closed]
         starting = sum(group.state == "starting" for group in groups)
+        wanted = self._table.wanted()
         taken = sum(len(group.sessions) for group in open_)
-        load = Load(len(open_), starting, len(groups) - len(open_) - starting, taken / (places * len(open_)) if open_ else 1.0)
+        share = taken / (places * len(open_)) if open_ else 1.0
+        load = Load(len(open_), starting + wanted, len(groups) - len(open_) - starting, share)
         decision = self._scaling.decide(load, now_ms)
         limits = self._scaling.limits
         self._table.shared_groups = max(limits.least, min(limits.most, self._table.shared_groups + decision))
@@ -138,26 +142,36 @@ class GroupPool:
         return placed.node
 
     async def _start(self, group: StageGroup) -> None:
-        await group.start(self._replicas.seen_from(group.node, up=True), self._replicas.seen_from(group.node, up=False))
+        engines = self._replicas.seen_from(group.node, up=True)
+        await group.start(engines, self._replicas.seen_from(group.node, up=False))
+        # An engine that came up meanwhile, perhaps elsewhere, was not told to a group that was not there yet.
+        while (now := self._replicas.seen_from(group.node, up=True)) != engines:
+            await group.redial_changed(engines, now)
+            engines = now
         linked: set[str] = set()
         # One that is being started again links with the groups that are ready by then, or is found by the next look.
         while edges := [edge for edge in self._edges() if edge.name not in linked]:
             for edge in edges:
-                await asyncio.wait_for(edge.handle.connect.remote(group.seen_from(edge.node)), CONNECT_DEADLINE_S)
                 linked.add(edge.name)
+                if edge.handle is not None:  # it has not died while another one was linked
+                    await asyncio.wait_for(edge.handle.connect.remote(group.seen_from(edge.node)), CONNECT_DEADLINE_S)
         for member in group.members.values():
             self._site.upkeep.spawn(self._watch(group.name, member), f"watch {member.name}")
         self._table.group_ready(group.name, linked)
         self.ready.set()
 
     async def _wait_for_quiet(self) -> None:
-        """Processes start between turns: four of them take the cores from a live answer for seconds. Bounded."""
+        """Processes start between turns: four of them take the cores from a live answer for seconds. Bounded.
+
+        Sessions that are to leave a node do not wait for it.
+        """
         deadline = time.monotonic() + self._site.config.scheduler.refill_wait_ms / 1_000
-        while self._table.places() and time.monotonic() < deadline:
+        while self._table.places() and not self._table.leaving and time.monotonic() < deadline:
             busy = 0
             for edge in self._edges():
-                with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                    busy += int(await asyncio.wait_for(edge.handle.busy_turns.remote(), EDGE_DEADLINE_S))
+                if edge.handle is not None:
+                    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                        busy += int(await asyncio.wait_for(edge.handle.busy_turns.remote(), EDGE_DEADLINE_S))
             if not busy:
                 return
             await asyncio.sleep(QUIET_POLL_S)
@@ -176,9 +190,16 @@ class GroupPool:
             RayError, TimeoutError: it died, or does not answer.
         """
         for name in self._table.ready_groups():
+            if name not in self._groups:
+                continue
             where = self._groups[name].seen_from(edge.node)
-            await asyncio.wait_for(edge.handle.connect.remote(where), CONNECT_DEADLINE_S)
-            self._table.group_linked(name, edge.name)
+            try:
+                await asyncio.wait_for(edge.handle.connect.remote(where), CONNECT_DEADLINE_S)
+            except (ray.exceptions.RayError, TimeoutError):
+                if name in self._table.ready_groups():
+                    raise
+            else:
+                self._table.group_linked(name, edge.name)
 
     async def redial(self, engine: Member) -> None:
         """Tell the groups where an engine is now that was started again. One that does not answer is found by its watcher."""
@@ -198,10 +219,20 @@ class GroupPool:
 
     def lost(self, actor: str, reason: str) -> None:
         """An edge lost its link to a stage actor that was not meant to end: dead or frozen, its group is replaced."""
-        for name, group in list(self._groups.items()):
-            if any(member.name == actor for member in group.members.values()):
-                log.warning("lost %s: %s", actor, reason)
-                self.retire(self._table.group_broken(name), force=True)
+        for name, group in self._groups.items():
+            for member in group.members.values():
+                if member.name == actor:
+                    self._site.upkeep.spawn(self._look_at(name, member, reason), f"look at {actor}")
+
+    async def _look_at(self, group: str, member: Member, reason: str) -> None:
+        """Replace the group, unless the actor answers: then it was the edge that was paused, or the network between them."""
+        if member.handle is not None:
+            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                await asyncio.wait_for(member.handle.ping.remote(), ANSWER_DEADLINE_S)
+                log.warning("an edge lost %s: %s; it answers, and stays", member.name, reason)
+                return
+        log.warning("lost %s: %s", member.name, reason)
+        self.retire(self._table.group_broken(group), force=True)
 
     # ---------------------------------------------------------------------------------------------------------- ending
 
@@ -223,11 +254,14 @@ class GroupPool:
             return  # it was being started, and that has failed meanwhile
         names = [member.name for member in group.members.values()]
         for edge in self._edges():
-            with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-                await asyncio.wait_for(edge.handle.disconnect.remote(names), EDGE_DEADLINE_S)
-        await group.end(force=force)
-        self._forget(name)
-        self.refill()
+            if edge.handle is not None:
+                with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+                    await asyncio.wait_for(edge.handle.disconnect.remote(names), EDGE_DEADLINE_S)
+        try:
+            await group.end(force=force)
+        finally:
+            self._forget(name)
+            self.refill()
 
     def _forget(self, name: str) -> None:
         self._groups.pop(name, None)

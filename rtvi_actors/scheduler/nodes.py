@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 NUM_CPUS = 0.001
 """A small resource for each actor, so that Ray's placement is meant: an actor without any is placed at random."""
 CALL_DEADLINE_S = 10.0
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 20.0
 UNLIMITED_S = 3_600.0
 """How long a node may be drained for which Ray has set no time."""
 
@@ -58,6 +58,11 @@ def on_node(node: str) -> dict[str, Any]:
     return {"num_cpus": NUM_CPUS, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
 
 
+def on_any_node(node: str) -> dict[str, Any]:
+    """The same, also where Ray was told to count no cores: the head of a cluster that is to carry nothing."""
+    return on_node(node) | {"num_cpus": 0}
+
+
 class Nodes:
     """Those that are up and ready for actors.
 
@@ -82,14 +87,18 @@ class Nodes:
         """All nodes."""
         return list(self._ready.values())
 
-    async def look(self) -> tuple[list[NodeFacts], list[str]]:
-        """See what Ray has now, and make joiners ready. Returns those that joined, and ids of those that are gone."""
+    async def look(self, on_gone: Callable[[str], None]) -> list[NodeFacts]:
+        """See what Ray has now, tell ``on_gone`` the ids of nodes that are gone, and make joiners ready, which are returned.
+
+        Nodes without cores by Ray's count get nothing: they are left out.
+        """
         alive = {node["NodeID"]: node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}
         if not self.several:
             alive = {self.here: alive[self.here]}
-        gone = [node for node in self._ready if node not in alive]
-        for node in gone:
+        alive = {node: found for node, found in alive.items() if node == self.here or found["Resources"].get("CPU")}
+        for node in [node for node in self._ready if node not in alive]:
             del self._ready[node]
+            on_gone(node)
         new = [facts for node, facts in alive.items() if node not in self._ready]
         made = await asyncio.gather(*map(self._make_ready, new), return_exceptions=True)
         joined = []
@@ -100,7 +109,7 @@ class Nodes:
             else:
                 self._ready[facts.id] = facts
                 joined.append(facts)
-        return joined, gone
+        return joined
 
     async def _make_ready(self, node: dict[str, Any]) -> NodeFacts:
         facts = NodeFacts(node["NodeID"], node["NodeManagerAddress"], "", node["Resources"], node.get("Labels") or {})
@@ -113,7 +122,7 @@ class Nodes:
 
     async def _start_agent(self, facts: NodeFacts) -> None:
         name = self._agent_name(facts.id)
-        remote = ray.remote(NodeActor).options(name=name, namespace=self._namespace, max_restarts=0, **on_node(facts.id))
+        remote = ray.remote(NodeActor).options(name=name, namespace=self._namespace, max_restarts=0, **on_any_node(facts.id))
         facts.agent = remote.remote(name, self._folders.get(facts.id, ""), self._config.to_dict())
         try:
             told = await asyncio.wait_for(facts.agent.start.remote(), START_DEADLINE_S)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 import ray
 
 from rtvi_actors.config import Config, Engine
-from rtvi_actors.errors import PlacementError, RtviActorsError
+from rtvi_actors.errors import RtviActorsError, SessionLostError
 from rtvi_actors.observe.figures import WAIT_S, Figures
-from rtvi_actors.scheduler.placement import EngineNeed
+from rtvi_actors.scheduler.placement import EngineNeed, largest_first
 from rtvi_actors.scheduler.scaling import Limits, Load, Scaling, Usage
 from rtvi_actors.scheduler.shares import EngineShares
 from rtvi_actors.scheduler.upkeep import Site
@@ -65,14 +65,16 @@ class Replicas:
         self._members = {name: Member(name, self._classes[need.kind]) for name, need in self._needs.items()}
         self._leaving: set[str] = set()
         """Names of those that run on a node which is being emptied, or that are too many."""
+        self._moving: set[str] = set()
+        """Of these, those from which another one is about to take over."""
         self._surplus: set[str] = set()
         """Of these, those that are ended with their last session."""
         self._usage = Usage()
         self._scaling = {kind: Scaling(_limits(getattr(site.config, kind))) for kind in ENGINE_CLASSES}
 
     def members(self) -> list[Member]:
-        """All of them."""
-        return list(self._members.values())
+        """All of them, in the order in which they are to be placed."""
+        return [self._members[need.name] for need in largest_first(self._needs.values()) if need.name in self._members]
 
     async def start(self, member: Member) -> None:
         """Place and start one.
@@ -81,17 +83,22 @@ class Replicas:
             PlacementError: no node has room for it; or it takes more memory than it declared.
             RtviActorsError: what keeps it from starting, as it raised it.
         """
-        need = self._needs[member.name]
-        self._site.placement.forget(member.name)
+        # Booked by its name in Ray: one that is to take over from another is placed beside it.
+        need = dataclasses.replace(self._needs[member.name], name=member.ray_name)
+        self._site.placement.forget(need.name)
         placed = self._site.placement.place_engine(need)
         self._site.starter.settle(member, placed.node)
         settings: Any = getattr(self._site.config, need.kind)
         arguments = (need.kind, member.name, member.path, member.node[:8], settings.backend, self._site.config.to_dict())
         await self._site.starter.start(member, *arguments, num_gpus=placed.share)
         try:
-            self._site.placement.verified(member.name, int(member.facts["memory_bytes"]))
-        except PlacementError:
+            self._site.placement.verified(need.name, int(member.facts["memory_bytes"]))
+            if member.name not in self._needs or self._site.upkeep.stopping:
+                raise SessionLostError(f"{member.name} is not wanted any more")
+        except RtviActorsError:
             await self._end(member)
+            kill(member)
+            self._site.placement.forget(need.name)
             raise
         self._members[member.name] = member
         self._leaving.discard(member.name)
@@ -102,10 +109,19 @@ class Replicas:
         """Start the engine again, under the same name, when its process dies: its users dial it again by themselves."""
         if not await self._site.upkeep.until_gone(member) or self._members.get(member.name) is not member:
             return
+        if member.name in self._surplus or member.name in self._moving:
+            return  # whoever ends it, or has another one take over, sees to it
         log.error("engine %s died; starting it again", member.name)
         kill(member)
         self._shares.lost(member.name, self._others(member))
-        await self._site.upkeep.again(lambda: self.start(member), member.name)
+        await self._again(member)
+
+    async def _again(self, member: Member) -> None:
+        async def start() -> None:
+            if member.name in self._needs:
+                await self.start(member)
+
+        await self._site.upkeep.again(start, member.name)
 
     async def leave(self, node: str) -> None:
         """Start the engines of ``node``, which is being emptied, on other nodes; end them here once their users changed over.
@@ -114,15 +130,30 @@ class Replicas:
         there is no room elsewhere stays.
         """
         for member in [member for member in self._members.values() if member.node == node and member.running is not None]:
-            log.info("moving engine %s away from node %s", member.name, node[:8])
-            successor = Member(member.name, member.actor_class, generation=member.generation + 1)
+            if member.name in self._moving:
+                continue  # an earlier drain is at it
+            self._moving.add(member.name)
             try:
-                await self.start(successor)
-            except (RtviActorsError, ray.exceptions.RayError) as error:
-                log.error("%s stays on node %s: %s", member.name, node[:8], error)
-                continue
-            await self._end(member)
-            kill(member)
+                await self._take_over(member)
+            finally:
+                self._moving.discard(member.name)
+
+    async def _take_over(self, member: Member) -> None:
+        """Have another process take over from ``member``."""
+        log.info("moving engine %s away from node %s", member.name, member.node[:8])
+        successor = Member(member.name, member.actor_class, generation=member.generation + 1)
+        try:
+            await self.start(successor)
+        except (RtviActorsError, ray.exceptions.RayError) as error:
+            log.error("%s stays on node %s: %s", member.name, member.node[:8], error)
+            self._site.placement.forget(successor.ray_name)
+            if ray.wait([member.running], timeout=0)[0]:  # and it has died meanwhile
+                kill(member)
+                self._site.upkeep.spawn(self._again(member), f"start {member.name}")
+            return
+        await self._end(member)
+        kill(member)
+        self._site.placement.forget(member.ray_name)
 
     def leaving(self, node: str) -> None:
         """Sessions that begin ask the engines of ``node`` only if there are no others."""
@@ -165,7 +196,7 @@ class Replicas:
                 self._leaving.add(name)
                 self._surplus.add(name)
         sessions = self._shares.counts()
-        for name in [name for name in self._surplus if not sessions[name]]:
+        for name in [name for name in self._surplus - self._moving if not sessions[name]]:
             await self._remove(name)
 
     def bundles(self) -> list[dict[str, float]]:
@@ -187,7 +218,7 @@ class Replicas:
             member = Member(need.name, self._classes[kind])
             self._needs[need.name], self._members[need.name] = need, member
             log.info("requests wait for %s engines; starting %s", kind, need.name)
-            self._site.upkeep.spawn(self._site.upkeep.again(partial(self.start, member), need.name), f"start {need.name}")
+            self._site.upkeep.spawn(self._again(member), f"start {need.name}")
 
     def _last(self, kind: str, count: int) -> list[str]:
         """Those to let go of: of the ones with the highest numbers, that began last."""
@@ -202,7 +233,7 @@ class Replicas:
         await self._on_gone(member)
         await self._end(member)
         kill(member)
-        self._site.placement.forget(name)
+        self._site.placement.forget(member.ray_name)
         log.info("engine %s is ended", name)
 
     # ------------------------------------------------------------------------------------------------------- sessions
@@ -231,7 +262,7 @@ class Replicas:
         sessions = self._shares.counts()
         return [
             facts(self._needs[name].kind, member)
-            | {"sessions": sessions[name], "leaving": name in self._leaving, "why": self._site.placement.why(name)}
+            | {"sessions": sessions[name], "leaving": name in self._leaving, "why": self._site.placement.why(member.ray_name)}
             for name, member in sorted(self._members.items())
         ]
 

@@ -177,6 +177,18 @@ class StageGroup:
         call = self._user_of(engine).handle.redial.remote(engine.name, engine.seen_from(self.node))
         await asyncio.wait_for(call, CONNECT_DEADLINE_S)
 
+    async def redial_changed(self, before: Mapping[str, dict[str, str]], now: Mapping[str, dict[str, str]]) -> None:
+        """Have those engines dialled that are not where they were (both: role -> name -> where).
+
+        Raises:
+            RtviActorsError, RayError, TimeoutError: as :meth:`redial`.
+        """
+        for role, names in now.items():
+            user = next(self.members[user] for user, dialled in DIALS.items() if role in dialled)
+            for name, where in names.items():
+                if before[role].get(name) != where:
+                    await asyncio.wait_for(user.handle.redial.remote(name, where), CONNECT_DEADLINE_S)
+
     async def undial(self, engine: Member) -> None:
         """Have who uses ``engine`` dial it no more: it will not come back.
 

@@ -719,6 +719,14 @@ class Traveller(Bot):
         Traveller.told.append("end")
 
 
+async def test_a_bot_whose_session_does_not_come_after_all_hears_nothing_of_it() -> None:
+    Traveller.told.clear()
+    there = Conversation(Traveller, earlier=Snapshot(1, True, []))
+    await there.stage.open()
+    await there.close()
+    assert Traveller.told == []
+
+
 async def test_a_bot_whose_session_moves_begins_once_and_ends_once() -> None:
     Traveller.told.clear()
     here = Conversation(Traveller)
@@ -730,6 +738,8 @@ async def test_a_bot_whose_session_moves_begins_once_and_ends_once() -> None:
     there = Conversation(Traveller, earlier=Snapshot(1, True, []))
     await there.stage.open()
     await there.receive(READY)
+    assert Traveller.told == ["start"]
+    await there.receive(ClientMessage(id="", type="session-moved", data=b"{}"))
     await there.until(lambda: Traveller.told == ["start", "move"])
     await there.close()
     assert Traveller.told == ["start", "move", "end"]
