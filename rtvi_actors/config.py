@@ -79,10 +79,12 @@ class Edge(Section, frozen=True):
     require_start: bool = False
     """Let in only clients that come from ``POST /start``."""
     public_url: Annotated[str, Meta(pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$")] = ""
-    """Where clients reach this edge, if a proxy is in front of it: ``https://voice.example.org/bot``. A client that starts at one
-    edge must connect to the same one."""
+    """Where clients reach this edge, if a proxy is in front of it: ``https://voice.example.org/bot``. It may bring a
+    client that started at one edge to any other."""
     trust_forwarded: bool = False
     """Without ``public_url``: believe X-Forwarded-Proto and X-Forwarded-Host. Only behind a proxy that sets both."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels that nodes of edges must have, of Ray: where clients, or a load balancer, can reach them."""
 
 
 class Session(Section, frozen=True):

@@ -48,7 +48,8 @@ class Edges:
         return [edge for edge in self._members.values() if edge.running is not None]
 
     def _wanted(self) -> int:
-        takers = sum(1 for node in self._site.placement.nodes if not node.draining)
+        labels = self._site.config.edge.labels.items()
+        takers = sum(not node.draining and labels <= node.labels.items() for node in self._site.placement.nodes)
         return self._site.config.scheduler.edges or max(1, takers)
 
     # ------------------------------------------------------------------------------------------------ start, keeping up
@@ -76,7 +77,7 @@ class Edges:
     async def _start(self, edge: Member, pool: GroupPool) -> None:
         site = self._site
         site.placement.forget(edge.name)
-        placed = site.placement.place_edge(edge.name)
+        placed = site.placement.place_edge(edge.name, site.config.edge.labels)
         port = self._port(edge, placed.node)
         site.starter.settle(edge, placed.node)
         config = site.config.replace(edge={"port": port}).to_dict()

@@ -331,13 +331,13 @@ class Placement:
         self._pending[need.name] = (need, text)
         raise PlacementError(text)
 
-    def place_edge(self, name: str) -> Placed:
-        """A node for the edge ``name``: edges are spread like engines of one kind. One that has a node keeps it.
+    def place_edge(self, name: str, labels: Mapping[str, str] | None = None) -> Placed:
+        """A node with ``labels`` for the edge ``name``: edges are spread like engines of one kind. One that has a node keeps it.
 
         Raises:
             PlacementError: there is no node that takes anything.
         """
-        return self.place_engine(EngineNeed(name, EDGE_KIND))
+        return self.place_engine(EngineNeed(name, EDGE_KIND, labels=labels or {}))
 
     def place_group(
         self, name: str, edge_node: str | None, cpus: float = GROUP_CPUS, memory_bytes: int = GROUP_MEMORY_BYTES

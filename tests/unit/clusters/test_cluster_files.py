@@ -123,7 +123,7 @@ def test_the_profile_for_kubernetes_fits_the_pods() -> None:
     edges = pod_templates()["edges"]["spec"]["containers"][0]
     assert config.edge.host == "0.0.0.0"
     assert {"name": "edge", "containerPort": config.edge.port} in edges["ports"]
-    assert config.scheduler.edges == 1, "the Service has one port"
+    assert config.scheduler.edges == 0, "an edge on each pod: the Service has one port"
     for name in ("head", "edges"):
         spec = pod_templates()[name]["spec"]
         timeout_s = int(re.findall(r"--timeout (\d+)", spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])[0])
@@ -238,7 +238,7 @@ def test_kubernetes_schemas_accept_the_pods_inside_of_ray_s_resources(name: str)
 # What KubeRay 1.5 and newer knows of its resources, as far as it is used here; the pods inside are checked above.
 CLUSTER_KEYS = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
 AUTOSCALER_KEYS = {"version", "upscalingMode", "idleTimeoutSeconds", "env", "volumeMounts", "resources", "image", "securityContext"}
-GROUP_KEYS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+GROUP_KEYS = {"groupName", "labels", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 JOB_KEYS = {"clusterSelector", "entrypoint", "submissionMode", "submitterPodTemplate"}
 
 

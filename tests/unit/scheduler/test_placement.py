@@ -179,6 +179,13 @@ def test_a_draining_node_gets_nothing_new_and_keeps_what_it_has() -> None:
     assert placement.node_draining("3") == placement.names_on("3") == []
 
 
+def test_an_edge_goes_where_clients_reach_it() -> None:
+    placement = Placement([Node("a", "a", 4, 8 * GB), Node("b", "b", 4, 8 * GB, labels={"part": "edges"})])
+    assert [placement.place_edge(f"e/{number}", {"part": "edges"}).node for number in range(3)] == ["b", "b", "b"]
+    with pytest.raises(PlacementError, match="edge: needs a node with part=none"):
+        placement.place_edge("e/3", {"part": "none"})
+
+
 def edges_of(placement: Placement, count: int) -> list[Placed]:
     return [placement.place_edge(f"app/edge/{number}") for number in range(count)]
 
