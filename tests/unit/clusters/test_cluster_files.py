@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
+import inspect
 import json
 import re
 import shlex
@@ -20,6 +22,7 @@ import yaml
 from dockerfile_parse import DockerfileParser
 from prometheus_client.parser import text_string_to_metric_families
 
+from rtvi_actors.cli.on_serve import DRAIN_MARGIN_S, STOP_DEADLINE_S
 from rtvi_actors.config import Config
 from rtvi_actors.edge.app import ABOUT
 from rtvi_actors.observe.figures import KINDS
@@ -35,7 +38,7 @@ KUBERAY = CLUSTERS / "kuberay"
 README = (CLUSTERS / "README.md").read_text(encoding="utf-8")
 LAUNCHERS = ("aws.yaml", "gcp.yaml", "onprem.yaml")
 KUBERNETES = "1.33"
-RAY_KINDS = ("RayCluster", "RayJob")
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -212,7 +215,8 @@ def test_every_manifest_has_a_name_of_its_own_and_is_applied() -> None:
     names = [(document["kind"], document["metadata"]["name"]) for document in manifests()]
     assert all(document["apiVersion"] for document in manifests())
     assert len(set(names)) == len(names)
-    assert set(kustomization()["resources"]) == {path.name for path in KUBERAY.glob("*.yaml")} - {"kustomization.yaml"}
+    files = {path.name for path in KUBERAY.glob("*.yaml")}
+    assert set(kustomization()["resources"]) == files - {"kustomization.yaml", "rayservice.yaml"}
     for generator in kustomization()["configMapGenerator"]:
         assert all((KUBERAY / file).exists() for file in generator.get("files", []))
 
@@ -257,6 +261,39 @@ def test_ray_s_resources_have_the_form_that_kuberay_takes() -> None:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
     assert set(job["spec"]) <= JOB_KEYS
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+
+
+SERVICE_KEYS = {
+    "upgradeStrategy",
+    "rayClusterDeletionDelaySeconds",
+    "excludeHeadPodFromServeSvc",
+    "serveConfigV2",
+    "rayClusterConfig",
+}
+
+
+def test_the_service_has_the_cluster_of_its_own_file_and_starts_the_app() -> None:
+    (service,), (cluster,) = of_kind("RayService"), of_kind("RayCluster")
+    assert service["apiVersion"] == "ray.io/v1"
+    assert set(service["spec"]) == SERVICE_KEYS
+    assert service["spec"]["rayClusterConfig"] == cluster["spec"]
+    serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = serve["applications"]
+    module, _, name = application["import_path"].partition(":")
+    build = getattr(importlib.import_module(module), name)
+    assert list(inspect.signature(build).parameters) == ["arguments"]
+    (job,) = of_kind("RayJob")
+    assert application["args"] == {"file": job["spec"]["entrypoint"].split()[2]}
+    (deployment,) = application["deployments"]
+    drain_s = Config.load(KUBERAY / "app.toml").scheduler.drain_timeout_s
+    assert deployment["graceful_shutdown_timeout_s"] >= drain_s + DRAIN_MARGIN_S + STOP_DEADLINE_S
+
+
+def test_serve_accepts_the_configuration() -> None:
+    pytest.importorskip("fastapi", reason="Ray Serve is not installed")
+    from ray.serve.schema import ServeDeploySchema
+
+    ServeDeploySchema.model_validate(yaml.safe_load(of_kind("RayService")[0]["spec"]["serveConfigV2"]))
 
 
 def test_rays_version_is_that_of_the_package() -> None:
