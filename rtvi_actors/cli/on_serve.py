@@ -1,9 +1,8 @@
 """The app under Ray Serve, for KubeRay's RayService, which starts and watches applications of Serve.
 
 It names ``rtvi_actors.cli.on_serve:build``. The only deployment there runs ``rtvi-actors serve FILE`` beside itself, says
-whether the
-app is well, and drains it in the end. No conversation passes through Serve: clients connect to the edges. A replica that is lost
-loses no conversation: the next one finds the app and goes on watching it.
+whether the app is well, and drains it in the end. No conversation passes through Serve: clients connect to the edges. A replica
+that is lost loses no conversation: the next one finds the app and goes on watching it.
 """
 
 from __future__ import annotations
