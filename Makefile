@@ -25,7 +25,16 @@ serve: setup  ## the app on http://127.0.0.1:7860 (ARGS="clusters/dense.toml --p
 	$(BIN)/rtvi-actors serve $(ARGS)
 
 test: setup alternates browser harness iproute2 check  ## checks and all tests (ARGS="-m unit" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),@$(MAKE) --no-print-directory all-tests)
+
+# The tests of a cluster wait most of their time: the quick ones run beside them.
+.PHONY: all-tests
+all-tests:
+	@mkdir -p $(STAMPS); failed=0; \
+	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/unit || failed=1; \
+	$(BIN)/python -m pytest tests/cluster > $(STAMPS)/cluster.log 2>&1 & cluster=$$!; \
+	$(BIN)/python -m pytest tests/unit || failed=1; \
+	wait $$cluster || failed=1; cat $(STAMPS)/cluster.log; exit $$failed
 
 check: $(STAMPS)/python  ## format, lint, types, imports
 	$(BIN)/ruff format --check .

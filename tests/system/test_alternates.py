@@ -95,11 +95,9 @@ async def test_an_endpoint_that_fails_is_spoken_of_and_the_session_goes_on(app: 
     "text",
     [
         "Tell me of the sea. " * 500,
-        "\U0001f642" * 10_000,
-        "\u4f60\u597d\uff0c\u4e16\u754c\u3002" * 1_667,
-        "\x00\x1b[31m \u202e" * 1_250,
+        "\u4f60\u597d\uff0c\u4e16\u754c\u3002 \U0001f642\x00\x1b[31m \u202e" * 625,
     ],
-    ids=["words", "emoji", "Chinese", "control characters"],
+    ids=["words", "Chinese, emoji and control characters"],
 )
 async def test_ten_thousand_characters(app: Any, connected: Any, text: str) -> None:
     """Answered or refused for that turn; the next one is answered."""

@@ -81,9 +81,13 @@ async def test_the_culprit_is_named_once_with_file_line_and_function(
 ) -> None:
     heartbeat = pulse()
     culprit(heartbeat)
-    await until(lambda: heartbeat.stalls)
-    line = warnings(caplog)[0]
-    assert len(warnings(caplog)) == 1
+
+    def told() -> list[str]:
+        # A machine that is busy may hold the loop up elsewhere, too.
+        return [line for line in warnings(caplog) if culprit.__name__ in line]
+
+    await until(told)
+    (line,) = told()
     assert line.startswith("the event loop of app/llm/0 stood still for ")
     where = re.search(rf"unit/runtime/test_loop_watch.py:(\d+) {culprit.__name__} < ", line)
     assert where, line
